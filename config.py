@@ -1,0 +1,162 @@
+"""Every option, once: name, group, default, help, the commands it works on, type, range or choices.
+
+    opt = Config(lr=0.1)                                                  # in a notebook
+    opt = Config.resolve("train", {"config": "demo", "lr": "1e-3"})       # what a command line becomes
+
+Defaults < saved run < preset (--config) < flags. Flags and YAML values are text and go the same way in.
+Run as a script, this file prints the JSON schema with which editors complete configs/*.yaml.
+"""
+
+import json
+import os
+import tempfile
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+import data
+import models
+from utils import presets
+from utils.errors import UsageError, nearest
+
+Path = Annotated[str, AfterValidator(os.path.expanduser)]
+LEARN = ("train", "bench")  # commands
+JUDGE = ("val", "test")
+NONE = ("none", "null", "~", "")  # what clears an option that may be empty
+
+
+def option(group: str, default: Any, help: str, commands: tuple[str, ...] = LEARN, **limits: float) -> Any:
+    return Field(default, description=help, json_schema_extra={"group": group, "commands": commands}, **limits)
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    # fmt: off
+    model: str = option("experiment", "ResNet34", "the net, by name (val, test: must be the checkpoint's)", LEARN + JUDGE)
+    load_path: Path | None = option("experiment", None, "checkpoint file or run folder; for train: weights to start from", ("train", *JUDGE))
+    pretrained: bool = option("experiment", False, "start from torchvision's weights (its cache, or the file --load-path)", ("train",))
+    seed: int = option("experiment", 0, "fixes the split, the order, the augmentation and the first weights", LEARN, ge=0, lt=2**31)
+    checkpoint_dir: Path = option("experiment", "checkpoints", "where run folders are made", ("train",))
+
+    dataset: str = option("data", "DogCat", "the data set, by name")
+    train_data_root: Path | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", ("train", "val", "bench"))
+    test_data_root: Path = option("data", "data/test1", "images to label: a folder or one file", ("test",))
+    val_fraction: float = option("data", 0.3, "part of each class that is kept for validation", LEARN, gt=0, lt=1)
+    image_size: int = option("data", 224, "side of the square that the net sees, in pixels", LEARN, ge=8, le=4096)
+    min_crop: float = option("data", 0.25, "smallest part of an image's area that a training crop takes", LEARN, gt=0, le=1)
+    batch_size: int = option("data", 32, "images a step", LEARN + JUDGE, ge=1)
+
+    max_epoch: int = option("training", 10, "epochs", ("train",), ge=1)
+    optimizer: Literal["Adam", "AdamW", "SGD"] = option("training", "Adam", "update rule of torch.optim (SGD: with Nesterov momentum 0.9)")
+    lr: float = option("training", 1e-3, "learning rate at the start (onecycle: at the peak)", LEARN, gt=0)
+    scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = option("training", "plateau", "how the learning rate falls", ("train",))
+    lr_decay: float = option("training", 0.5, "plateau: factor on lr when the validation loss rises", ("train",), gt=0, lt=1)
+    weight_decay: float = option("training", 1e-4, "weight decay (Adam, SGD: an L2 term in the gradient)", LEARN, ge=0)
+
+    use_gpu: bool | None = option("machine", None, "train on the GPU; None: where there is one", LEARN + JUDGE)
+    amp: Literal["auto", "bf16", "off"] = option("machine", "auto", "bfloat16 autocast; auto: where the hardware has it", LEARN + JUDGE)
+    channels_last: bool = option("machine", True, "memory format of images and convolutions", LEARN + JUDGE)
+    num_workers: int | None = option("machine", None, "processes that read images; None: fits the machine, 0: none", LEARN + JUDGE, ge=0)
+
+    print_freq: int = option("output", 20, "steps between two updates of the record, the terminal and visdom (one a second at least)", ("train",), ge=1)
+    env: str = option("output", "default", "visdom environment", ("train",))
+    vis_port: int | None = option("output", 8097, "port of the visdom server; None: no visdom", ("train",), ge=1, le=65535)
+    debug_file: Path | None = option("output", os.path.join(tempfile.gettempdir(), "debug"), "while this file exists, a debugger opens at the next print_freq step", ("train",))
+    result_file: Path = option("output", "result.csv", "the CSV that test writes", ("test",))
+    # fmt: on
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_from_text(cls, values: Any) -> Any:
+        """The text None clears the options that may be empty."""
+        if not isinstance(values, dict):
+            return values
+        empty = {k for k, f in cls.model_fields.items() if type(None) in get_args(f.annotation)}
+        return {k: None if k in empty and str(v).strip().lower() in NONE else v for k, v in values.items()}
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, name: str) -> str:
+        return models.find(name)
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        return data.find(name)
+
+    @classmethod
+    def resolve(cls, command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | None = None) -> "Config":
+        """The options of one command: defaults < `saved` (a checkpoint's config) < preset < flags.
+
+        Raises:
+            UsageError: an unknown option, one that `command` does not read, or a value out of place; one line.
+        """
+        flags = dict(flags)
+        preset = presets.read(flags.pop("config")) if flags.get("config") is not None else {}
+        for name in flags:
+            _check_flag(name, command)
+        for name, (_, place) in preset.items():
+            if name not in cls.model_fields:
+                raise UsageError(f"{place}: unknown option {name!r}.{nearest(name, cls.model_fields)}")
+        places = {name: place for name, (_, place) in preset.items()} | {name: "--" + dashed(name) for name in flags}
+        # A preset describes a whole experiment; the parts that this command does not read leave the saved run alone.
+        given = {k: text for k, (text, _) in preset.items() if saved is None or command in commands_of(k)} | flags
+        try:
+            return cls(**{k: v for k, v in (saved or {}).items() if k in cls.model_fields} | given)
+        except ValidationError as e:
+            error = e.errors()[0]
+            name, value = str(error["loc"][0]), error["input"]
+            raise UsageError(_wrong_value(name, value, places.get(name, "the checkpoint's config"))) from None
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def commands_of(name: str) -> tuple[str, ...]:
+    """The commands that read the option `name`."""
+    return Config.model_fields[name].json_schema_extra["commands"]
+
+
+def type_of(name: str) -> str:
+    """The option's type and range in words: `int >= 1`, `adam | sgd`, `path or None`."""
+    field = Config.model_fields[name]
+    args = get_args(field.annotation)
+    if get_origin(field.annotation) in (Union, types.UnionType):
+        kind = " or ".join(_type_name(arg) for arg in args)
+    else:
+        kind = _type_name(field.annotation)
+        kind = "path" if kind == "text" and any(isinstance(m, AfterValidator) for m in field.metadata) else kind
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = [f"{signs[k]} {getattr(m, k)}" for m in field.metadata for k in signs if hasattr(m, k)]
+    return " ".join([kind, ", ".join(limits)]).strip()
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " | ".join(get_args(kind))
+    if get_origin(kind) is Annotated:
+        return "path"
+    return {str: "text", bool: "true | false", float: "number", type(None): "None"}.get(kind) or kind.__name__
+
+
+def _check_flag(name: str, command: str) -> None:
+    if name not in Config.model_fields:
+        raise UsageError(f"unknown option --{dashed(name)}.{nearest(name, Config.model_fields)} `help` lists all options")
+    if command not in commands_of(name):
+        raise UsageError(f"--{dashed(name)} has no effect on {command}: it is an option of {', '.join(commands_of(name))}")
+
+
+def _wrong_value(name: str, value: Any, place: str) -> str:
+    field = Config.model_fields[name]
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return f"{place}: {name} takes {type_of(name)}, not {value!r}.{nearest(str(value), choices)}"
+
+
+if __name__ == "__main__":
+    schema = Config.model_json_schema()
+    schema["properties"]["base"] = {"type": "string", "description": "a preset whose options this one starts from"}
+    print(json.dumps(schema, indent=2))

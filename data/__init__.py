@@ -1,0 +1,32 @@
+"""Data sets by name: one file each, a class that derives from `ImageData`. Importing this package needs no torch."""
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from utils import registry
+
+
+@cache
+def entries() -> dict[str, registry.Entry]:
+    """{class name: Entry} of this folder's data sets."""
+    return registry.scan(Path(__file__).parent, base="ImageData")
+
+
+def names() -> list[str]:
+    return list(entries())
+
+
+def find(name: str) -> str:
+    """The data set that the user means by `name`; raises UsageError with the known names where there is none."""
+    return registry.find(name, names(), "data set")
+
+
+def open(name: str, root: str | None = None):  # noqa: A001 - data.open(...) is how it reads
+    """The data set `name` in the folder `root` (None: the set's home): an `ImageData`, with `classes` and `items`.
+
+    Raises:
+        UsageError: the folder is missing or holds no such images.
+    """
+    entry = entries()[find(name)]
+    return getattr(import_module(entry.module), entry.name)(root)

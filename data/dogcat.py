@@ -1,0 +1,21 @@
+"""Kaggle's Dogs vs. Cats."""
+
+import re
+from pathlib import Path
+
+from data.image_data import ImageData, Items, is_image
+
+
+class DogCat(ImageData):
+    """Dogs vs. Cats: one folder of `cat.<num>.jpg` and `dog.<num>.jpg` (kaggle.com/c/dogs-vs-cats).
+
+    Files of any other name are left out. Labels: cat 0, dog 1.
+    """
+
+    layout = "cat.<num>.jpg and dog.<num>.jpg, two of each or more"
+    name_rule = re.compile(r"(cat|dog)\.\d+\.")
+
+    def scan(self, root: Path) -> tuple[list[str], Items]:
+        classes = ["cat", "dog"]
+        matches = [(path, self.name_rule.match(path.name)) for path in sorted(root.iterdir()) if is_image(path)]
+        return classes, [(path, classes.index(match[1])) for path, match in matches if match and path.is_file()]

@@ -1,0 +1,83 @@
+"""What a labelled data set is, and how it is split."""
+
+import hashlib
+from pathlib import Path
+
+from utils.errors import UsageError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+Items = list[tuple[Path, int]]
+
+
+class ImageData:
+    """Labelled images on disk. A data set derives from this class and says how a folder is read.
+
+    Attributes:
+        classes: class names; a label is a position in this list.
+        items: (path, label) of every image, sorted by path.
+        home: where the images are expected when no folder is given.
+        layout: what the folder should hold, in words.
+    """
+
+    classes: list[str]
+    items: Items
+    home = "data/train"
+    layout = ""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        """Lists the images under `root`.
+
+        Raises:
+            UsageError: the folder is missing, or has fewer than two classes of two images each.
+        """
+        self.root = Path(root or self.home)
+        if not self.root.is_dir():
+            raise UsageError(
+                f"no folder {self.root}: give the labelled images as --train-data-root=DIR, "
+                "or try the built-in images with --config=demo"
+            )
+        self.classes, self.items = self.scan(self.root)
+        if not self._usable(self.classes, self.items):
+            raise UsageError(f"{self.root} is no {type(self).__name__} data set: {self._lacks()}.{self._nearby()}")
+
+    def scan(self, root: Path) -> tuple[list[str], Items]:
+        """Returns (classes, items) of the folder `root`; files that are no part of the set are left out."""
+        raise NotImplementedError
+
+    def split(self, val_fraction: float, seed: int) -> tuple[Items, Items]:
+        """Returns (training items, validation items); `val_fraction` of each class is for validation.
+
+        The book (chapter 6) shuffles the files and cuts at 70%. Here the order comes from a hash of (seed, file
+        name): where the folder lies and how its files are listed change nothing. Each part has every class.
+        """
+        train, val = [], []
+        for label in range(len(self.classes)):
+            mine = sorted((item for item in self.items if item[1] == label), key=lambda i: self._rank(i[0], seed))
+            cut = min(max(round(len(mine) * val_fraction), 1), len(mine) - 1)
+            val += mine[:cut]
+            train += mine[cut:]
+        return sorted(train), sorted(val)
+
+    def _rank(self, path: Path, seed: int) -> bytes:
+        return hashlib.sha256(f"{seed}/{path.relative_to(self.root).as_posix()}".encode()).digest()
+
+    @staticmethod
+    def _usable(classes: list[str], items: Items) -> bool:
+        labels = [label for _, label in items]
+        return len(classes) > 1 and all(labels.count(k) > 1 for k in range(len(classes)))
+
+    def _lacks(self) -> str:
+        labels = [label for _, label in self.items]
+        found = ", ".join(f"{labels.count(k)} of {name}" for k, name in enumerate(self.classes)) or "no images"
+        return f"expected {self.layout}; found {found}"
+
+    def _nearby(self) -> str:
+        """A hint at the sub-folder that the user may have meant."""
+        folders = sorted(p for p in self.root.iterdir() if p.is_dir())
+        fitting = (folder for folder in folders if self._usable(*self.scan(folder)))
+        return next((f" Did you mean {folder}?" for folder in fitting), "")
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image; hidden files never are."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -1,0 +1,75 @@
+"""From options to what the loop needs: net, task, loaders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import models
+from config import Config
+from data.image_data import ImageData, Items
+from data.loaders import Loader
+from data.transforms import Preprocess
+from engine.classify import Classify
+from engine.device import pick
+from utils import checkpoint
+
+
+@dataclass
+class Loaders:
+    train: Loader
+    val: Loader
+
+    def __str__(self) -> str:
+        return f"{len(self.train.items)} training and {len(self.val.items)} validation images"
+
+
+def training(opt: Config, dataset: ImageData, start_from: Path | None = None) -> tuple[Classify, Loaders, dict]:
+    """All that a training needs: the task, its images, and what its checkpoints say of themselves.
+
+    Args:
+        start_from: a file of weights to start from; with opt.pretrained its head may have other classes.
+    Raises:
+        UsageError: the model cannot take such images, or the weights do not fit it.
+    """
+    device, num_classes = pick(opt), len(dataset.classes)
+    models.check_input(opt.model, num_classes, opt.image_size)
+    torch.manual_seed(opt.seed)
+    weights = start_from if opt.pretrained else None
+    net = models.build(opt.model, num_classes, opt.image_size, opt.pretrained, weights)
+    if start_from and not opt.pretrained:
+        net.load(start_from)
+    preprocess = Preprocess(opt.image_size, opt.min_crop)
+    train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
+    workers, pin = device.workers(opt.num_workers), device.device.type == "cuda"
+    train = Loader(train_items, preprocess, opt.batch_size, workers, opt.seed, augment=True, pin=pin)
+    task = Classify(net, dataset.classes, preprocess, device, opt, steps=len(train.batch_sampler) * opt.max_epoch)
+    about = {
+        "model": net.model_name,
+        "num_classes": num_classes,
+        "classes": dataset.classes,
+        "images": {"train": len(train_items), "val": len(val_items)},
+        "preprocess": preprocess.state_dict(),
+        "threads": torch.get_num_threads(),
+        "config": opt.model_dump(),
+    }
+    return task, Loaders(train, val_loader(opt, val_items, task)), about
+
+
+def judge(opt: Config, content: dict) -> Classify:
+    """The task of a checkpoint's `content`, ready to evaluate and predict."""
+    preprocess = Preprocess(**content["preprocess"])
+    net = models.build(content["model"], content["num_classes"], preprocess.image_size)
+    checkpoint.load_net(net, content, opt.load_path)
+    return Classify(net, content["classes"], preprocess, pick(opt), opt)
+
+
+def val_loader(opt: Config, items: Items, task: Classify) -> Loader:
+    """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
+    workers, pin = task.device.workers(opt.num_workers), task.device.device.type == "cuda"
+    return Loader(items, task.preprocess, opt.batch_size, workers, opt.seed, pin=pin)
+
+
+def test_loader(opt: Config, paths: list[Path], task: Classify) -> Loader:
+    """Images without labels (-1), in the order given."""
+    return Loader([(path, -1) for path in paths], task.preprocess, opt.batch_size, task.device.workers(opt.num_workers))

@@ -1,0 +1,162 @@
+"""The commands. Each reads as a table of contents; torch is imported late, so that mistakes are told at once."""
+
+import sys
+
+import fire
+from fire.decorators import SetParseFn
+
+from config import Config
+from utils import checkpoint, cli
+from utils import help as help_pages
+from utils.errors import UsageError
+
+
+@SetParseFn(str)
+def train(**flags):
+    """Train a model, and keep the last and the best epoch in a run folder.
+
+    Examples:
+        python main.py train --config=demo
+        python main.py train --model=ResNet34 --train-data-root=DIR --max-epoch=20 --scheduler=cosine
+        python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
+    """
+    opt = Config.resolve("train", flags)
+    import data
+
+    dataset = data.open(opt.dataset, opt.train_data_root)
+    start_from = checkpoint.find(opt.load_path) if opt.load_path else None
+
+    from engine.loop import fit
+    from engine.setup import training
+    from utils.run import Run
+
+    task, loaders, about = training(opt, dataset, start_from)
+    run = Run.create(opt)
+    try:
+        run.say(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
+        run.record("start", **about)
+        state = fit(task, loaders.train, loaders.val, run, opt, about)
+        run.say(f"best: epoch {state.best_epoch}, accuracy {state.best_score:.2%}. All of it is in {run.folder}")
+        run.say(f"next: python main.py val --load-path={run.folder}")
+        run.say(f"      python main.py test --load-path={run.folder} --test-data-root={opt.test_data_root}")
+    finally:
+        run.close()
+    return run.folder
+
+
+@SetParseFn(str)
+def val(**flags):
+    """Judge a checkpoint on the validation part that its training kept aside.
+
+    The split, the preprocessing and the model come from the checkpoint.
+
+    Examples:
+        python main.py val --load-path=checkpoints/RUN
+        python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
+    """
+    opt, content = saved_run("val", flags)
+    import data
+    from engine.loop import watched
+    from engine.setup import judge, val_loader
+    from utils import metrics
+
+    dataset = data.open(opt.dataset, opt.train_data_root)
+    if dataset.classes != content["classes"]:
+        raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {content['classes']}")
+    task = judge(opt, content)
+    loader = val_loader(opt, dataset.split(opt.val_fraction, opt.seed)[1], task)
+    print(f"{content['model']} of epoch {content['epoch']} on {len(loader.items)} validation images of {dataset.root}")
+    figures = task.evaluate(watched(loader.at(0), "validating"))
+    print(metrics.table(figures, task.classes))
+    return figures
+
+
+@SetParseFn(str)
+def test(**flags):
+    """Label images, and write a CSV: `id,label` with the probability of the second class (dog).
+
+    For more than two classes: `id,predicted` and a column of probabilities for each class.
+
+    Examples:
+        python main.py test --load-path=checkpoints/RUN --test-data-root=data/test1
+        python main.py test --load-path=checkpoints/RUN --test-data-root=cat.jpg --result-file=cat.csv
+    """
+    opt, content = saved_run("test", flags)
+    from data import unlabelled
+
+    found = unlabelled.find(opt.test_data_root)
+
+    from engine.loop import watched
+    from engine.setup import judge, test_loader
+    from utils import results
+
+    task = judge(opt, content)
+    loader = test_loader(opt, [path for _, path in found], task)
+    predictions = task.predict(watched(loader, "labelling"))
+    count = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
+    print(f"{opt.result_file}: {count} rows, {results.meaning(task.classes)}")
+
+
+@SetParseFn(str)
+def bench(**flags):
+    """Measure the speed of training here: the plain tutorial loop, this program, and the bare step, side by side.
+
+    Examples:
+        python main.py bench --train-data-root=DIR
+        python main.py bench --config=demo --batch-size=64
+    """
+    opt = Config.resolve("bench", flags)
+    import data
+
+    dataset = data.open(opt.dataset, opt.train_data_root)
+
+    from engine.bench import compare
+
+    compare(opt, dataset)
+
+
+@SetParseFn(str)
+def help(*topics):  # noqa: A001 - the book's name for it
+    """Explain the commands and options; `help NAME` explains one command, option, model, data set or preset.
+
+    Examples:
+        python main.py help
+        python main.py help lr
+        python main.py help ResNet34
+    """
+    print(help_pages.page(list(topics), COMMANDS))
+
+
+COMMANDS = {"train": train, "val": val, "test": test, "bench": bench, "help": help}
+
+
+def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
+    """The options for judging a checkpoint, and the checkpoint's content; flags win over the saved options."""
+    given = Config.resolve(command, flags)  # refuses mistakes before anything is read
+    if given.load_path is None:
+        raise UsageError(f"{command} needs a checkpoint: --load-path=checkpoints/RUN (a run folder or a .pth file)")
+    content = checkpoint.read(given.load_path)
+    if "config" not in content:
+        raise UsageError(f"{given.load_path} holds weights only; start from it with train --load-path={given.load_path}")
+    if "model" in given.model_fields_set and given.model != content["model"]:
+        raise UsageError(f"{given.load_path} holds {content['model']}, not {given.model}: leave out --model")
+    # The machine may be another one: a GPU of then is no order to use a GPU now.
+    saved = content["config"] | {"num_workers": None, "use_gpu": content["config"]["use_gpu"] and None}
+    return Config.resolve(command, flags, saved), content
+
+
+def main() -> None:
+    try:
+        command, topics, flags = cli.parse(sys.argv[1:], COMMANDS)
+        words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
+        fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)
+    except UsageError as e:
+        print(f"main.py: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("main.py: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

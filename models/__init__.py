@@ -1,0 +1,116 @@
+"""Models by name: this folder's classes, and every classifier of torchvision.
+
+A file of this folder with a class that derives from BasicModule adds a model; there is no list to edit.
+Importing the package and asking for names imports neither torch nor the models: `models.ResNet34` imports
+models/resnet34.py.
+"""
+
+import ast
+import importlib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build", "check_input", "describe", "entries", "find", "names", "torchvision_names"]
+
+
+@cache
+def entries() -> dict[str, registry.Entry]:
+    """{class name: Entry} of this folder's models."""
+    return registry.scan(Path(__file__).parent, base="BasicModule")
+
+
+def names() -> list[str]:
+    """This folder's models."""
+    return list(entries())
+
+
+def torchvision_names() -> list[str]:
+    """torchvision's classifiers, without importing torchvision."""
+    return sorted(_torchvision_files())
+
+
+@cache
+def _torchvision_files() -> dict[str, Path]:
+    """{name: file} of the functions that torchvision registers as classifiers; empty where there is none."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return {}
+    registered = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+    files = (Path(spec.origin).parent / "models").glob("*.py")  # its subfolders hold detection and others
+    return {name: file for file in files for name in registered.findall(file.read_text(encoding="utf-8"))}
+
+
+def find(name: str) -> str:
+    """The model that the user means by `name`; raises UsageError with the known names where there is none."""
+    return registry.find(name, names(), "model", more={"torchvision": torchvision_names()})
+
+
+def describe(name: str) -> str:
+    """What the model is: the docstring of a model of this folder, the first paragraph of torchvision's."""
+    name = find(name)
+    if name in entries():
+        return entries()[name].docstring
+    tree = ast.parse(_torchvision_files()[name].read_text(encoding="utf-8"))
+    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    text = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split())
+    return re.sub(r"`([^`<]+?) ?<([^>]+)>`_+", r"\1 (\2)", text)  # a link of their markup: title (address)
+
+
+def build(
+    name: str,
+    num_classes: int,
+    image_size: int = 224,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+) -> "nn.Module":
+    """A classifier: (N, 3, image_size, image_size) -> logits (N, num_classes).
+
+    Args:
+        name: a class of this folder or a classifier of torchvision.
+        num_classes: width of the new head.
+        image_size: height and width in pixels; only vision transformers and MaxViT are built for one size.
+        pretrained: start from torchvision's ImageNet weights, all but a head of another class count.
+        weights: a local file with such weights (or a checkpoint of ours), in place of torchvision's cache.
+
+    Raises:
+        UsageError: no such model, no such weights, or weights that do not fit.
+    """
+    name = find(name)
+    if name in entries():
+        net = __getattr__(name)(num_classes=num_classes)
+    else:
+        from models import torchvision_models
+
+        net = torchvision_models.build(name, num_classes, image_size)
+    if weights or pretrained:
+        from models import pretrained as source
+
+        content, path = source.read(weights) if weights else source.fetch(net)
+        source.load(net, content, path)
+    return net
+
+
+def check_input(name: str, num_classes: int, image_size: int) -> None:
+    """Raises UsageError where the model cannot take images of this size; builds no weights (0.1 s)."""
+    from models import input_size
+
+    input_size.check(find(name), num_classes, image_size)
+
+
+def __getattr__(name: str):
+    """`models.ResNet34` (PEP 562): imports the class's file on first use."""
+    if name.startswith("_") or name not in entries():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(entries()[name].module), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *names()]

@@ -1,0 +1,59 @@
+"""Which image sizes a net can take, tried on the meta device, where tensors have shapes and no data."""
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+import models
+from utils.errors import UsageError
+
+SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 512)  # pixels, the usual ones
+
+
+class _MetaWeights(TorchFunctionMode):
+    """Weights and buffers made inside are on the meta device.
+
+    Inside `with torch.device("meta")` all tensors would be; but RegNet computes its widths with one.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def on_meta(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """The net without data, in eval mode: right shapes and names, at no cost in memory and little in time."""
+    with _MetaWeights():
+        net = models.build(name, num_classes, image_size)
+    return net.to("meta").eval()
+
+
+def check(name: str, num_classes: int, image_size: int) -> None:
+    """Refuses an image size that the net cannot take.
+
+    Raises:
+        UsageError: names the smallest of the usual sizes that works, and the nearest to the one asked for.
+    """
+    if _takes(name, num_classes, image_size):
+        return
+    working = [size for size in SIZES if _takes(name, num_classes, size)]
+    if not working:  # then it is not the size: let the real net show what is wrong
+        return
+    smallest, nearest = working[0], min(working, key=lambda size: abs(size - image_size))
+    also = f", the nearest {nearest}" if nearest != smallest else ""
+    raise UsageError(
+        f"{name} cannot take images of {image_size}x{image_size} pixels: "
+        f"of the usual sizes the smallest that works is {smallest}{also}"
+    )
+
+
+def _takes(name: str, num_classes: int, size: int) -> bool:
+    """Whether an image of this size goes through. Any failure counts: check() asks again at other sizes."""
+    try:
+        with torch.no_grad():
+            on_meta(name, num_classes, size)(torch.empty(1, 3, size, size, device="meta"))
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,34 @@
+"""torchvision's classifiers, by torchvision's names, with the methods of BasicModule."""
+
+from torchvision.models import get_model
+
+from models.basic_module import BasicModule
+
+
+def build(name: str, num_classes: int, image_size: int) -> BasicModule:
+    """The net with fresh weights: (N, 3, image_size, image_size) -> logits (N, num_classes).
+
+    Its state dict has torchvision's names. `model_name` is torchvision's name.
+
+    Raises:
+        ValueError, AssertionError: an image size that a vision transformer or MaxViT cannot be built for.
+    """
+    net = get_model(name, num_classes=num_classes, **_options(name, image_size))
+    # torchvision chose the class, so BasicModule can only be mixed in afterwards. Then save, load and
+    # get_optimizer work as in our own models, and the state dict's names stay, which a wrapper would prefix.
+    net.__class__ = type(type(net).__name__, (BasicModule, type(net)), {})
+    net.model_name, net.num_classes, net.torchvision_name = name, num_classes, name
+    return net
+
+
+def _options(name: str, image_size: int) -> dict:
+    """What some families need beyond the class count."""
+    if name.startswith("vit_"):
+        return {"image_size": image_size}
+    if name.startswith("maxvit"):
+        return {"input_size": (image_size, image_size)}
+    if name in ("googlenet", "inception_v3"):
+        # Auxiliary heads would make the output of training a tuple. transform_input goes with the ImageNet
+        # weights, and with fresh ones too: a checkpoint then reloads alike, wherever its net came from.
+        return {"aux_logits": False, "init_weights": True, "transform_input": True}
+    return {}

@@ -1,0 +1,70 @@
+"""From the words of a command line to a command and its flags, as typed text.
+
+fire would run a command first and complain about its flags after, take `--normalize` for `--no-rmalize` and
+`--name=1e3` for a number. So the words are put in order here, and fire is handed only `--flag=text`.
+"""
+
+from collections.abc import Iterable
+
+from config import Config, dashed, type_of
+from utils.errors import UsageError, nearest
+
+HELP = ("--help", "-h", "-help")
+SWITCHES = [name for name in Config.model_fields if "true | false" in type_of(name)]
+
+
+def parse(words: list[str], commands: Iterable[str]) -> tuple[str, list[str], dict[str, str]]:
+    """Splits `words` into (command, topics, {option: text}); only `help` takes topics.
+
+    Raises:
+        UsageError: an unknown command, a stray word, a flag without a value, a flag twice with two values.
+    """
+    if not words:
+        return "help", ["short"], {}
+    if any(word in HELP for word in words):
+        topics = [word.lstrip("-").split("=")[0] for word in words if word not in HELP]
+        return "help", topics[:1], {}
+    command, *rest = words
+    if command not in commands:
+        where = "the command comes first" if command.startswith("-") else f"the commands are {', '.join(commands)}"
+        raise UsageError(f"unknown command {command!r}: {where}.{nearest(command, commands)}")
+    if command == "help":
+        return command, [word.lstrip("-") for word in rest], {}
+    return command, [], _flags(command, rest)
+
+
+def _flags(command: str, words: list[str]) -> dict[str, str]:
+    flags: dict[str, str] = {}
+    words = list(reversed(words))
+    while words:
+        word = words.pop()
+        if not word.startswith("--") or word == "--":
+            raise UsageError(_stray(command, word))
+        name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and name not in Config.model_fields and name.removeprefix("no_") in SWITCHES:
+            name, text = name.removeprefix("no_"), "false"
+        elif not equals and name in SWITCHES:
+            text = words.pop() if words and words[-1].lower() in ("true", "false", "none") else "true"
+        elif not equals:
+            text = _next_value(name, words)
+        if flags.setdefault(name, text) != text:
+            raise UsageError(f"--{dashed(name)} is given twice, as {flags[name]!r} and as {text!r}: keep one")
+    return flags
+
+
+def _next_value(name: str, words: list[str]) -> str:
+    """The word after `--name`. An unknown name takes none, so that Config can say what is wrong with it."""
+    if name not in (*Config.model_fields, "config"):
+        return ""
+    if not words or words[-1].startswith("--"):
+        raise UsageError(f"--{dashed(name)} needs a value: --{dashed(name)}=...")
+    return words.pop()
+
+
+def _stray(command: str, word: str) -> str:
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    known = (*Config.model_fields, "config")
+    if name in known:
+        return f"stray word {word!r} after {command}: options start with two dashes, as in --{word.lstrip('-')}"
+    return f"stray word {word!r} after {command}: options are typed as --name=value.{nearest(name, known)}"

@@ -1,0 +1,129 @@
+"""The help pages, made from the options, the docstrings and the presets; nothing here imports torch."""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+
+import data
+import models
+from config import Config, commands_of, dashed, type_of
+from utils import presets
+from utils.errors import UsageError, nearest
+
+WIDTH = 110
+Commands = Mapping[str, Callable]
+
+
+def page(topics: list[str], commands: Commands) -> str:
+    """The page on a topic: none, "short", a command, an option, a model, a data set or a preset.
+
+    Raises:
+        UsageError: nothing of that name; gives the nearest.
+    """
+    if not topics:
+        return overview(commands)
+    name = topics[0]
+    if name == "short":
+        return short(commands)
+    option = name.replace("-", "_")
+    if option == "config":
+        return "--config: a preset of options, by name or path. Presets:\n" + _presets()
+    if name in commands:
+        return command(name, commands)
+    if option in Config.model_fields:
+        return _option(option)
+    if name in presets.names():
+        return presets.locate(name).read_text(encoding="utf-8").rstrip()
+    known_sets = {n.lower(): n for n in data.names()}
+    if name.lower() in known_sets and name not in models.names():
+        return f"{known_sets[name.lower()]} (data set)\n\n{data.entries()[known_sets[name.lower()]].docstring}"
+    if name in (known := [*models.names(), *models.torchvision_names()]):
+        return f"{name} (model)\n\n{models.describe(name)}"
+    hint = nearest(name, [*commands, *Config.model_fields, *data.names(), *presets.names(), *known])
+    raise UsageError(f"no help on {name!r}: it is no command, option, model, data set or preset.{hint}")
+
+
+def short(commands: Commands) -> str:
+    return "\n".join(
+        [
+            "usage: python main.py COMMAND [--option=value ...]",
+            "",
+            *_summaries(commands),
+            "",
+            "try:   python main.py train --config=demo      the built-in images, no download",
+            "       python main.py help                     every option, model, data set and preset",
+        ]
+    )
+
+
+def overview(commands: Commands) -> str:
+    parts = ["usage: python main.py COMMAND [--option=value ...]", "\nCOMMANDS (help COMMAND tells more)", *_summaries(commands)]
+    parts.append("\nOPTIONS (help OPTION tells more; --some-name and --some_name are the same; a switch: --use-gpu, --no-use-gpu)")
+    parts.append(_row("--config", "None", "a preset: a name below, or the path of a YAML file of options"))
+    group = None
+    for name, field in Config.model_fields.items():
+        if group != (group := field.json_schema_extra["group"]):
+            parts.append(f"  {group}")
+        parts.append(_row("--" + dashed(name), str(field.default), f"{field.description} [{type_of(name)}]"))
+    tv = models.torchvision_names()
+    parts.append("\nMODELS (help MODEL tells more)")
+    parts += [f"  {name:<14} {_first_line(entry.docstring)}" for name, entry in models.entries().items()]
+    parts.append(_wrap(f"torchvision's {len(tv)} by their names: " + ", ".join(tv)))
+    parts.append("\nDATA SETS")
+    parts += [f"  {name:<14} {_first_line(entry.docstring)}" for name, entry in data.entries().items()]
+    parts += ["\nPRESETS (--config=NAME)", _presets(), "\nEXAMPLES"]
+    parts += [f"  {line}" for function in commands.values() for line in _examples(function)]
+    return "\n".join(parts)
+
+
+def command(name: str, commands: Commands) -> str:
+    text = inspect.getdoc(commands[name])
+    rows = [
+        _row("--" + dashed(option), str(field.default), field.description)
+        for option, field in Config.model_fields.items()
+        if name in commands_of(option)
+    ]
+    if rows:
+        rows.insert(0, _row("--config", "None", "a preset: its name, or the path of a YAML file of options"))
+    return "\n".join([f"python main.py {name}", "", text, *(["", "Options:", *rows] if rows else [])])
+
+
+def _option(name: str) -> str:
+    field = Config.model_fields[name]
+    lines = [
+        f"--{dashed(name)}: {field.description}",
+        f"  type     {type_of(name)}",
+        f"  default  {field.default}",
+        f"  works on {', '.join(commands_of(name))}",
+    ]
+    if "true | false" in type_of(name):
+        lines.append(f"  typed    --{dashed(name)}, --{dashed(name)}=false, --no-{dashed(name)}")
+    else:
+        lines.append(f"  typed    --{dashed(name)}={field.default}, or `{name}: {field.default}` in a preset")
+    return "\n".join(lines)
+
+
+def _summaries(commands: Commands) -> list[str]:
+    return [f"  {name:<7} {_first_line(inspect.getdoc(function))}" for name, function in commands.items()]
+
+
+def _examples(function: Callable) -> list[str]:
+    lines = inspect.getdoc(function).partition("Examples:")[2].splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _presets() -> str:
+    return "\n".join(f"  {name:<14} {presets.header(presets.locate(name))}" for name in presets.names())
+
+
+def _row(flag: str, default: str, help: str) -> str:
+    lines = textwrap.wrap(help, WIDTH - 36)
+    return "\n".join([f"    {flag:<18} {default:<12.12} {lines[0]}", *(" " * 36 + line for line in lines[1:])])
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]

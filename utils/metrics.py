@@ -1,0 +1,60 @@
+"""Figures of a classifier, from its logits. Training and `val` share this one place, so that their numbers agree."""
+
+import torch
+from torch.nn import functional as F
+from torchmetrics.functional import classification as tm
+
+
+def classification(logits: torch.Tensor, labels: torch.Tensor) -> dict:
+    """Figures over a whole data set.
+
+    Args:
+        logits: (N, K) float32. labels: (N,) int64 in [0, K).
+    Returns:
+        loss: mean cross entropy in nats, which is also the log loss. accuracy, class_accuracy (K): in [0, 1].
+        confusion (K x K): images, row the true class, column the predicted one.
+        roc_auc: area under the ROC curve (for K > 2 the mean of one class against the rest).
+        calibration_error: expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599).
+        score: what the best checkpoint is chosen by.
+    """
+    k = logits.shape[1]
+    probs = logits.softmax(dim=1)
+    confusion = tm.multiclass_confusion_matrix(logits, labels, num_classes=k)
+    loss = F.cross_entropy(logits, labels).item()
+    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
+    auc = tm.multiclass_auroc(probs, labels, num_classes=k) if k > 2 else tm.binary_auroc(probs[:, 1], labels)
+    calibration = tm.multiclass_calibration_error(probs, labels, num_classes=k, n_bins=15)
+    return {
+        "loss": loss,
+        "accuracy": accuracy,
+        "roc_auc": auc.item(),
+        "calibration_error": calibration.item(),
+        "class_accuracy": (confusion.diag() / confusion.sum(dim=1).clamp(min=1)).tolist(),
+        "confusion": confusion.tolist(),
+        "score": accuracy,
+    }
+
+
+def one_line(figures: dict) -> str:
+    """Loss, accuracy and, for a few classes, the confusion matrix."""
+    text = f"val loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.2%}"
+    return f"{text}  confusion {figures['confusion']}" if len(figures["confusion"]) <= 4 else text
+
+
+def table(figures: dict, classes: list[str]) -> str:
+    """All figures, with a line for each class and the confusion matrix where it fits the terminal."""
+    lines = [
+        f"loss (log loss)    {figures['loss']:.6f}",
+        f"accuracy           {figures['accuracy']:.4%}",
+        f"ROC AUC            {figures['roc_auc']:.6f}",
+        f"calibration error  {figures['calibration_error']:.6f}",
+        "",
+    ]
+    confusion = figures["confusion"]
+    width = max(len("class"), *(len(name) for name in classes))
+    wide = len(classes) <= 12
+    lines.append(f"{'class':<{width}}  images  accuracy" + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide)
+    for name, accuracy, row in zip(classes, figures["class_accuracy"], confusion, strict=True):
+        cells = ("              " + " ".join(f"{n:>8}" for n in row)) * wide
+        lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}{cells}")
+    return "\n".join(lines)

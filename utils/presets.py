@@ -1,0 +1,72 @@
+"""Presets: YAML files of options, by name from configs/ or by path. Every value stays the text that was typed.
+
+YAML's own guesses (1e-3 is text, `no` is False, 012 is ten) never happen: the option's type decides, in config.py.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from utils.errors import UsageError
+from utils.registry import find
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[str, str]]:
+    """The preset's options as {option: (text, "file, line N")}, those of its `base:` preset first.
+
+    Raises:
+        UsageError: no such preset, broken YAML, a duplicate key, a value that is not a scalar, presets in a circle.
+    """
+    path = locate(name)
+    if path in _seen:
+        raise UsageError(f"{path}: its base leads back to itself")
+    values = {}
+    for key, value in _pairs(path):
+        place = f"{path}, line {key.start_mark.line + 1}"
+        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+            raise UsageError(f"{place}: expected one `option: value` a line")
+        if key.value in values:
+            raise UsageError(f"{place}: {key.value} is given a second time ({values[key.value][1]})")
+        values[key.value] = (value.value, place)
+    if "base" in values:
+        base = values.pop("base")[0]
+        beside = path.parent / base
+        return read(beside if beside.is_file() else base, (*_seen, path)) | values
+    return values
+
+
+def locate(name: str | Path) -> Path:
+    """The file of a preset, given by its path or by its name in configs/."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UsageError(f"no preset file {path}: give a path, or a name of configs/ ({', '.join(names())})")
+    return FOLDER / f"{find(str(name), names(), 'preset')}.yaml"
+
+
+def header(path: Path) -> str:
+    """The first comment line of a preset: what it is for."""
+    lines = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    return next((line for line in lines if not line.startswith("yaml-language-server")), "")
+
+
+def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as e:
+        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise UsageError(f"{path}{line}: broken YAML: {e.problem}") from e
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+        raise UsageError(f"{path}: cannot be read as YAML: {str(e).splitlines()[0]}") from e
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise UsageError(f"{path}, line {root.start_mark.line + 1}: expected one `option: value` a line")
+    return root.value

@@ -1,0 +1,43 @@
+"""How far long work is: a tqdm bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+EVERY = 30  # seconds between two plain lines
+
+
+class Progress:
+    """Counts images up to `total`; shows figures, images a second and the time left."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.count, self.figures = title, total, 0, ""
+        self.start = self.last_line = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, desc=title, unit="img", leave=False, dynamic_ncols=True, smoothing=0.1)
+
+    def update(self, images: int) -> None:
+        self.count += images
+        if self.bar is not None:
+            self.bar.update(images)
+        elif time.monotonic() - self.last_line > EVERY:
+            self.last_line = time.monotonic()
+            left = (self.total - self.count) / self.rate
+            print(f"{self.title} {self.count}/{self.total}  {self.figures}  {self.rate:.1f} img/s  {left:.0f} s left", flush=True)
+
+    def show(self, **figures: float) -> None:
+        """Sets the figures beside the bar."""
+        self.figures = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.figures, refresh=False)
+
+    @property
+    def rate(self) -> float:
+        """Images a second since the start."""
+        return self.count / max(time.monotonic() - self.start, 1e-9)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,43 @@
+"""The CSV of predictions."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from data.loaders import Batch
+from utils import files
+from utils.errors import UsageError
+
+
+def write_csv(
+    path: str | Path, ids: list[str], predictions: Iterable[tuple[Batch, torch.Tensor]], classes: list[str]
+) -> int:
+    """Writes one row an image as the predictions come, whole or not at all. Returns the number of rows.
+
+    Args:
+        ids: id of each image, in the order of the predictions.
+        predictions: batches with their logits (N, K).
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for --result-file={path}: make it, or give another place")
+    rows = iter(ids)
+    with files.whole(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes])
+        for _, logits in predictions:
+            for probs in logits.double().softmax(dim=1).tolist():
+                writer.writerow([next(rows), *_cells(probs, classes)])
+    return len(ids)
+
+
+def meaning(classes: list[str]) -> str:
+    return f"label = probability of {classes[1]}" if len(classes) == 2 else "a column of probabilities for each class"
+
+
+def _cells(probs: list[float], classes: list[str]) -> list[str]:
+    if len(classes) == 2:
+        return [f"{probs[1]:.8f}"]
+    return [classes[probs.index(max(probs))], *(f"{p:.8f}" for p in probs)]
