@@ -9,7 +9,6 @@ Run as a script, this file prints the JSON schema with which editors complete co
 
 import json
 import os
-import tempfile
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -36,10 +35,10 @@ class Config(BaseModel):
 
     # fmt: off
     model: str = option("experiment", "ResNet34", "the net, by name (val, test: must be the checkpoint's)", LEARN + JUDGE)
-    load_path: Path | None = option("experiment", None, "checkpoint file or run folder; for train: weights to start from", ("train", *JUDGE))
+    load_path: Path | None = option("experiment", None, "checkpoint file or run folder (last: the newest run); for train: weights to start from", ("train", *JUDGE))
     pretrained: bool = option("experiment", False, "start from torchvision's weights (its cache, or the file --load-path)", ("train",))
     seed: int = option("experiment", 0, "fixes the split, the order, the augmentation and the first weights", LEARN, ge=0, lt=2**31)
-    checkpoint_dir: Path = option("experiment", "checkpoints", "where run folders are made", ("train",))
+    checkpoint_dir: Path = option("experiment", "checkpoints", "where run folders are made, and where load_path=last looks", ("train", *JUDGE))
 
     dataset: str = option("data", "DogCat", "the data set, by name")
     train_data_root: Path | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", ("train", "val", "bench"))
@@ -64,7 +63,7 @@ class Config(BaseModel):
     print_freq: int = option("output", 20, "steps between two updates of the record, the terminal and visdom (one a second at least)", ("train",), ge=1)
     env: str = option("output", "default", "visdom environment", ("train",))
     vis_port: int | None = option("output", 8097, "port of the visdom server; None: no visdom", ("train",), ge=1, le=65535)
-    debug_file: Path | None = option("output", os.path.join(tempfile.gettempdir(), "debug"), "while this file exists, a debugger opens at the next print_freq step", ("train",))
+    debug_file: Path | None = option("output", "/tmp/debug", "while this file exists, a debugger opens at the next print_freq step", ("train",))
     result_file: Path = option("output", "result.csv", "the CSV that test writes", ("test",))
     # fmt: on
 
@@ -145,9 +144,13 @@ def _type_name(kind: Any) -> str:
 
 def _check_flag(name: str, command: str) -> None:
     if name not in Config.model_fields:
-        raise UsageError(f"unknown option --{dashed(name)}.{nearest(name, Config.model_fields)} `help` lists all options")
+        raise UsageError(
+            f"unknown option --{dashed(name)}.{nearest(name, Config.model_fields)} `help` lists all options"
+        )
     if command not in commands_of(name):
-        raise UsageError(f"--{dashed(name)} has no effect on {command}: it is an option of {', '.join(commands_of(name))}")
+        raise UsageError(
+            f"--{dashed(name)} has no effect on {command}: it is an option of {', '.join(commands_of(name))}"
+        )
 
 
 def _wrong_value(name: str, value: Any, place: str) -> str:

@@ -24,7 +24,7 @@ def train(**flags):
     import data
 
     dataset = data.open(opt.dataset, opt.train_data_root)
-    start_from = checkpoint.find(opt.load_path) if opt.load_path else None
+    start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path else None
 
     from engine.loop import fit
     from engine.setup import training
@@ -51,7 +51,7 @@ def val(**flags):
     The split, the preprocessing and the model come from the checkpoint.
 
     Examples:
-        python main.py val --load-path=checkpoints/RUN
+        python main.py val --load-path=last
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
     """
     opt, content = saved_run("val", flags)
@@ -78,7 +78,7 @@ def test(**flags):
     For more than two classes: `id,predicted` and a column of probabilities for each class.
 
     Examples:
-        python main.py test --load-path=checkpoints/RUN --test-data-root=data/test1
+        python main.py test --load-path=last --test-data-root=data/test1
         python main.py test --load-path=checkpoints/RUN --test-data-root=cat.jpg --result-file=cat.csv
     """
     opt, content = saved_run("test", flags)
@@ -135,14 +135,15 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
     given = Config.resolve(command, flags)  # refuses mistakes before anything is read
     if given.load_path is None:
         raise UsageError(f"{command} needs a checkpoint: --load-path=checkpoints/RUN (a run folder or a .pth file)")
-    content = checkpoint.read(given.load_path)
+    path = checkpoint.find(given.load_path, given.checkpoint_dir)
+    content = checkpoint.read(path)
     if "config" not in content:
-        raise UsageError(f"{given.load_path} holds weights only; start from it with train --load-path={given.load_path}")
+        raise UsageError(f"{path} holds weights only: start from it with train --load-path={path}")
     if "model" in given.model_fields_set and given.model != content["model"]:
-        raise UsageError(f"{given.load_path} holds {content['model']}, not {given.model}: leave out --model")
+        raise UsageError(f"{path} holds {content['model']}, not {given.model}: leave out --model")
     # The machine may be another one: a GPU of then is no order to use a GPU now.
     saved = content["config"] | {"num_workers": None, "use_gpu": content["config"]["use_gpu"] and None}
-    return Config.resolve(command, flags, saved), content
+    return Config.resolve(command, flags | {"load_path": str(path)}, saved), content
 
 
 def main() -> None:

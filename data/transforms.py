@@ -68,7 +68,9 @@ def read(path: Path, side: int, pick: Callable[[tuple[int, int]], Box]) -> np.nd
             image = image if upright else ImageOps.exif_transpose(image)
             (width, height), box = image.size, pick(image.size)
             if upright:
-                image.draft("RGB", (math.ceil(width * side / (box[2] - box[0])), math.ceil(height * side / (box[3] - box[1]))))
+                image.draft(
+                    "RGB", (math.ceil(width * side / (box[2] - box[0])), math.ceil(height * side / (box[3] - box[1])))
+                )
             fx, fy = image.width / width, image.height / height
             box = (box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy)
             return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))

@@ -18,7 +18,9 @@ class Schedule:
         if name == "cosine":
             self.inner = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         elif name == "onecycle":
-            self.inner = lr_scheduler.OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps + 1)
+            self.inner = lr_scheduler.OneCycleLR(
+                optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps + 1
+            )
 
     @property
     def lr(self) -> float:

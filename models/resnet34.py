@@ -15,9 +15,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1):
         super().__init__()
-        self.left = nn.Sequential(
-            *conv_bn(c_in, c_out, 3, stride), nn.ReLU(inplace=True), *conv_bn(c_out, c_out, 3)
-        )
+        self.left = nn.Sequential(*conv_bn(c_in, c_out, 3, stride), nn.ReLU(inplace=True), *conv_bn(c_out, c_out, 3))
         same = stride == 1 and c_in == c_out
         self.right = nn.Identity() if same else nn.Sequential(*conv_bn(c_in, c_out, 1, stride))
 
@@ -41,9 +39,7 @@ class ResNet34(BasicModule):
     def __init__(self, num_classes: int = 2):
         super().__init__()
         self.num_classes = num_classes
-        self.pre = nn.Sequential(
-            *conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)
-        )
+        self.pre = nn.Sequential(*conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1))
         self.layer1 = self.make_layer(64, 64, blocks=3, stride=1)
         self.layer2 = self.make_layer(64, 128, blocks=4, stride=2)
         self.layer3 = self.make_layer(128, 256, blocks=6, stride=2)

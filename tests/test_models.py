@@ -222,9 +222,7 @@ def test_torchvision_model_is_torchvisions_and_trains(tmp_path):
 # ---- image sizes
 
 
-@pytest.mark.parametrize(
-    "name", ["AlexNet", "resnet18", "vit_b_16", "swin_v2_t", "regnet_y_400mf", "maxvit_t"]
-)
+@pytest.mark.parametrize("name", ["AlexNet", "resnet18", "vit_b_16", "swin_v2_t", "regnet_y_400mf", "maxvit_t"])
 def test_check_input_takes_what_works(name):
     models.check_input(name, num_classes=2, image_size=224)
 
@@ -235,8 +233,7 @@ def test_check_input_takes_what_works(name):
 )
 def test_check_input_names_a_size_that_works(name, size, works):
     assert refusal(models.check_input, name, 2, size) == (
-        f"{name} cannot take images of {size}x{size} pixels: "
-        f"of the usual sizes the smallest that works is {works}"
+        f"{name} cannot take images of {size}x{size} pixels: of the usual sizes the smallest that works is {works}"
     )
 
 

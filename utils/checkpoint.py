@@ -25,9 +25,12 @@ if TYPE_CHECKING:  # torch comes late: a mistyped path is refused before the sec
 FORMAT = 1
 
 
-def find(path: str | Path) -> Path:
-    """The checkpoint file meant by `path`: a file, or a run folder's best.pth (last.pth where there is no best)."""
-    path = Path(path)
+def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
+    """The checkpoint file meant by `path`: a file, or a run folder's best.pth (last.pth where there is no best).
+
+    `last` means the newest run folder in `runs`.
+    """
+    path = newest(runs) if str(path) == "last" else Path(path)
     if path.is_dir():
         for name in ("best.pth", "last.pth"):
             if (path / name).is_file():
@@ -36,6 +39,14 @@ def find(path: str | Path) -> Path:
     if not path.is_file():
         raise UsageError(f"no checkpoint {path}: give a .pth file or a run folder (checkpoints/...)")
     return path
+
+
+def newest(runs: str | Path) -> Path:
+    """The run folder in `runs` that was written to last."""
+    saved = sorted(Path(runs).glob("*/last.pth"), key=lambda path: path.stat().st_mtime)
+    if not saved:
+        raise UsageError(f"no run in {Path(runs)}: train first, or give a run folder")
+    return saved[-1].parent
 
 
 def write(content: dict, path: str | Path) -> None:
@@ -98,9 +109,7 @@ def load_net(net: "nn.Module", content: dict, path: str | Path) -> None:
     ours = (getattr(net, "model_name", type(net).__name__), getattr(net, "num_classes", None))
     theirs = (content.get("model", ours[0]), content.get("num_classes", ours[1]))
     if ours != theirs:
-        raise UsageError(
-            f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes"
-        )
+        raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, wanted = content["net"], net.state_dict()
     wrong = [k for k in wanted if not fits(state.get(k), wanted[k])] + [k for k in state if k not in wanted]
     if wrong:

@@ -53,7 +53,9 @@ def table(figures: dict, classes: list[str]) -> str:
     confusion = figures["confusion"]
     width = max(len("class"), *(len(name) for name in classes))
     wide = len(classes) <= 12
-    lines.append(f"{'class':<{width}}  images  accuracy" + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide)
+    lines.append(
+        f"{'class':<{width}}  images  accuracy" + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide
+    )
     for name, accuracy, row in zip(classes, figures["class_accuracy"], confusion, strict=True):
         cells = ("              " + " ".join(f"{n:>8}" for n in row)) * wide
         lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}{cells}")

@@ -25,7 +25,10 @@ class Progress:
         elif time.monotonic() - self.last_line > EVERY:
             self.last_line = time.monotonic()
             left = (self.total - self.count) / self.rate
-            print(f"{self.title} {self.count}/{self.total}  {self.figures}  {self.rate:.1f} img/s  {left:.0f} s left", flush=True)
+            print(
+                f"{self.title} {self.count}/{self.total}  {self.figures}  {self.rate:.1f} img/s  {left:.0f} s left",
+                flush=True,
+            )
 
     def show(self, **figures: float) -> None:
         """Sets the figures beside the bar."""

@@ -1,0 +1,35 @@
+# make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/.ready
+
+.PHONY: demo test lint schema clean
+
+demo: $(READY)
+	$(RUN) main.py train --config=demo
+	$(RUN) main.py val --load-path=last
+	$(RUN) main.py test --load-path=last
+	@echo
+	@echo "The run folder: $$(ls -td checkpoints/*_Demo_* | head -n 1)"
+	@echo "Next, your own images:  $(RUN) main.py train --train-data-root=DIR   (cat.0.jpg, dog.0.jpg, ...)"
+	@echo "Every option:           $(RUN) main.py help"
+
+test: $(READY)
+	$(RUN) -m pytest -q -n auto tests
+
+lint: $(READY)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+schema: $(READY)
+	$(RUN) config.py > configs/schema.json
+
+$(READY): requirements.txt constraints.txt tests/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; give one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(RUN) -m pip install -r requirements.txt -r tests/requirements.txt
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,110 @@
+"""How fast training is here: the plain tutorial loop, this program's epoch, the bare step; side by side."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+import models
+from config import Config
+from data.image_data import ImageData
+from data.loaders import Batch, Loader
+from data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engine.classify import Classify
+from engine.loop import State, train_epoch
+from engine.setup import training
+from utils.run import Run
+
+IMAGES, ROUNDS = 400, 5
+
+
+def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
+    """Prints images a second of the three, in turn, and the median ratios over ROUNDS; returns the ratios.
+
+    Each has its own net of opt.model and its own optimizer, and is warmed up by one epoch that is not counted.
+    """
+    every = max(len(dataset.items) // IMAGES, 1)
+    dataset.items = dataset.items[::every][:IMAGES]
+    task, loaders, _ = training(opt, dataset)
+    train = Loader(dataset.items, task.preprocess, opt.batch_size, loaders.train.num_workers, opt.seed, augment=True)
+    print(
+        f"{opt.model} at {opt.image_size}, batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), [])
+        rivals = {
+            "tutorial loop": tutorial_epoch(opt, dataset, task.device.device, Path(folder)),
+            "this program": lambda: train_epoch(task, train, run, State(), opt),
+            "bare step": bare_epoch(task, train),
+        }
+        rates = {name: [] for name in rivals}
+        for number in range(ROUNDS + 1):
+            for name, epoch in rivals.items():
+                rate = len(dataset.items) / _seconds(epoch, task.device.device)
+                if number:  # the first is the warm-up
+                    rates[name].append(rate)
+            if number:
+                print(
+                    f"round {number}:  " + "   ".join(f"{name} {rates[name][-1]:.1f} img/s" for name in rivals),
+                    flush=True,
+                )
+    print("median:   " + "   ".join(f"{name} {statistics.median(values):.1f} img/s" for name, values in rates.items()))
+    ratios = {}
+    for other in ("tutorial loop", "bare step"):
+        pairs = zip(rates["this program"], rates[other], strict=True)
+        ratios[other] = statistics.median(ours / theirs for ours, theirs in pairs)
+        print(f"this program / {other}: {ratios[other]:.2f} (median of {ROUNDS} ratios, each within one round)")
+    return ratios
+
+
+def tutorial_epoch(opt: Config, dataset: ImageData, device: torch.device, folder: Path) -> Callable[[], None]:
+    """The loop of the usual tutorials: float32, PIL, Adam, ImageFolder, DataLoader with two workers."""
+    for number, (path, label) in enumerate(dataset.items):
+        target = folder / dataset.classes[label] / f"{number}{path.suffix}"
+        target.parent.mkdir(exist_ok=True)
+        target.symlink_to(path.resolve())
+    steps = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    transform = transforms.Compose([*steps, transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    images = datasets.ImageFolder(str(folder), transform)
+    loader = DataLoader(images, batch_size=opt.batch_size, shuffle=True, num_workers=2)
+    net = models.build(opt.model, len(dataset.classes), opt.image_size).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=opt.lr)
+
+    def epoch() -> None:
+        net.train()
+        for x, y in loader:
+            loss = nn.functional.cross_entropy(net(x.to(device)), y.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def bare_epoch(task: Classify, loader: Loader) -> Callable[[], None]:
+    """The training step alone, on batches of the loader's sizes that lie in the device's memory."""
+    size = task.preprocess.image_size
+    sizes = [len(keys) for keys in loader.batch_sampler]
+    images = torch.randint(0, 256, (max(sizes), size, size, 3), dtype=torch.uint8)
+    labels = torch.arange(max(sizes)) % len(task.classes)
+    batch = Batch(images, labels, labels).to(task.device.device)
+
+    def epoch() -> None:
+        for n in sizes:
+            task.train_step(Batch(batch.images[:n], batch.labels[:n], batch.indices[:n]))
+
+    return epoch
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
