@@ -47,7 +47,7 @@ class Preprocess:
         return read(path, self.image_size, center_square)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 with mean 0, deviation 1 over ImageNet; channels last in memory."""
+        """(N, S, S, 3) uint8 -> (N, 3, S, S) float32, of mean 0 and deviation 1 over ImageNet; channels last."""
         mean = images.new_tensor(self.mean, dtype=torch.float32) * 255
         scale = 1 / (images.new_tensor(self.std, dtype=torch.float32) * 255)
         return images.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)
@@ -68,9 +68,8 @@ def read(path: Path, side: int, pick: Callable[[tuple[int, int]], Box]) -> np.nd
             image = image if upright else ImageOps.exif_transpose(image)
             (width, height), box = image.size, pick(image.size)
             if upright:
-                image.draft(
-                    "RGB", (math.ceil(width * side / (box[2] - box[0])), math.ceil(height * side / (box[3] - box[1])))
-                )
+                wanted = width * side / (box[2] - box[0]), height * side / (box[3] - box[1])
+                image.draft("RGB", (math.ceil(wanted[0]), math.ceil(wanted[1])))
             fx, fy = image.width / width, image.height / height
             box = (box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy)
             return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))

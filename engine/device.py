@@ -20,11 +20,12 @@ class Device:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None)
 
-    def workers(self, num_workers: int | None) -> int:
-        """How many processes read images. A CPU that trains needs one beside it, a GPU all that the cores give."""
+    @staticmethod
+    def workers(num_workers: int | None) -> int:
+        """How many processes read images: what was asked for, else one a core; on a single core none."""
         if num_workers is not None:
             return num_workers
-        return min(1, cores() - 1) if self.device.type == "cpu" else min(cores(), 16)
+        return min(cores(), 16) if cores() > 1 else 0
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

@@ -62,9 +62,7 @@ def overview(commands: Commands) -> str:
         "\nCOMMANDS (help COMMAND tells more)",
         *_summaries(commands),
     ]
-    parts.append(
-        "\nOPTIONS (help OPTION tells more; --some-name and --some_name are the same; a switch: --use-gpu, --no-use-gpu)"
-    )
+    parts.append("\nOPTIONS (help OPTION tells more; --some-name is --some_name; switches: --use-gpu, --no-use-gpu)")
     parts.append(_row("--config", "None", "a preset: a name below, or the path of a YAML file of options"))
     group = None
     for name, field in Config.model_fields.items():
