@@ -5,6 +5,7 @@ import sys
 import fire
 from fire.decorators import SetParseFn
 
+import data
 from config import Config
 from utils import checkpoint, cli
 from utils import help as help_pages
@@ -21,10 +22,8 @@ def train(**flags):
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
     """
     opt = Config.resolve("train", flags)
-    import data
-
-    dataset = data.open(opt.dataset, opt.train_data_root)
     start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path else None
+    dataset = data.open(opt.dataset, opt.train_data_root)
 
     from engine.loop import fit
     from engine.setup import training
@@ -55,7 +54,6 @@ def val(**flags):
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
     """
     opt, content = saved_run("val", flags)
-    import data
     from engine.loop import watched
     from engine.setup import judge, val_loader
     from utils import metrics
@@ -106,8 +104,6 @@ def bench(**flags):
         python main.py bench --config=demo --batch-size=64
     """
     opt = Config.resolve("bench", flags)
-    import data
-
     dataset = data.open(opt.dataset, opt.train_data_root)
 
     from engine.bench import compare

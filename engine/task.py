@@ -12,7 +12,7 @@ class Task:
     """A kind of training. To add one, derive from this class in a file of its own (see classify.py)."""
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One optimizer step, forward and backward included. Returns scalars as tensors; reading one waits for a GPU."""
+        """One optimizer step, with forward and backward. Returns scalars as tensors: reading one waits for a GPU."""
         raise NotImplementedError
 
     def evaluate(self, batches: Iterable[Batch]) -> dict:

@@ -16,7 +16,7 @@ class Progress:
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
-            self.bar = tqdm(total=total, desc=title, unit="img", leave=False, dynamic_ncols=True, smoothing=0.1)
+            self.bar = tqdm(total=total, desc=title, unit=" img", leave=False, dynamic_ncols=True, smoothing=0.1)
 
     def update(self, images: int) -> None:
         self.count += images

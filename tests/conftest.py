@@ -1,0 +1,97 @@
+"""A small data set and a small run for the tests; everything is made in temporary folders."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+from PIL import Image
+
+import main
+from data import drawing
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT = 12  # images a class
+
+# One tiny training: CPU, float32, one worker-free epoch, no visdom.
+TINY = [
+    "--model=resnet18",
+    "--image-size=32",
+    "--batch-size=8",
+    "--max-epoch=1",
+    "--num-workers=0",
+    "--use-gpu=false",
+    "--amp=off",
+    "--vis-port=None",
+]
+
+
+@pytest.fixture(scope="session")
+def dogcat(tmp_path_factory) -> Path:
+    """A folder in Kaggle's layout: train/cat.0.jpg ..., test1/1.jpg ..."""
+    root = tmp_path_factory.mktemp("data") / "dogcat"
+    drawing.write(root, train_per_class=COUNT, test=10)
+    return root
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> Path:
+    """A folder with one folder a class, three classes."""
+    root = tmp_path_factory.mktemp("data") / "folders"
+    for name in ("bird", "cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(COUNT):
+            drawing.draw("cat" if name == "cat" else "dog", Random(f"{name}{i}")).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `main.py WORDS` in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
+        try:
+            main.main()
+            code = 0
+        except SystemExit as e:
+            code = e.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(dogcat, tmp_path_factory) -> Path:
+    """The run folder of one tiny training."""
+    return train_in(tmp_path_factory.mktemp("runs"), f"--train-data-root={dogcat}/train")
+
+
+def train_in(folder: Path, *flags: str) -> Path:
+    """Trains in a new process with TINY and `flags`; returns the run folder."""
+    words = [
+        sys.executable,
+        ROOT / "main.py",
+        "train",
+        *unless_given(TINY, flags),
+        f"--checkpoint-dir={folder}",
+        *flags,
+    ]
+    before = set(folder.glob("*"))
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (run,) = set(folder.glob("*")) - before
+    return run
+
+
+def unless_given(defaults: list[str], flags: tuple[str, ...]) -> list[str]:
+    given = {flag.split("=")[0] for flag in flags}
+    return [flag for flag in defaults if flag.split("=")[0] not in given]
+
+
+def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (40, 30)) -> Path:
+    Image.new("RGB", size, colour).save(path)
+    return path

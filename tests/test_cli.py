@@ -1,0 +1,189 @@
+"""The command line: every mistake is one clear line, told before torch is imported and before anything is written."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import data
+import models
+from config import Config
+from main import COMMANDS
+from utils import cli, presets
+
+# Runs main.py and says at the end whether torch was imported.
+PROBE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import main
+try:
+    main.main()
+finally:
+    sys.stderr.write("torch imported\\n" * ("torch" in sys.modules))
+"""
+
+MISTAKES = [
+    (["train", "--modle=ResNet34"], "unknown option --modle. Did you mean model?"),
+    (["train", "--lr=fast"], "--lr: lr takes number > 0, not 'fast'"),
+    (["train", "--lr=-1"], "--lr: lr takes number > 0, not '-1'"),
+    (["train", "--lr=nan"], "lr takes number > 0"),
+    (["train", "--lr=inf"], "lr takes number > 0"),
+    (["train", "--lr"], "--lr needs a value"),
+    (["train", "--batch-size=3.5"], "batch_size takes int >= 1, not '3.5'"),
+    (["train", "--batch-size=0"], "batch_size takes int >= 1, not '0'"),
+    (["train", "--use-gpu=maybe"], "use_gpu takes true | false or None, not 'maybe'"),
+    (["train", "--scheduler=cosin"], "Did you mean cosine?"),
+    (["train", "--model=ResNet43"], "unknown model 'ResNet43'"),
+    (["train", "--model=ResNet43"], "Did you mean ResNet34?"),
+    (["train", "--dataset=Dogcats"], "unknown data set 'Dogcats': the data sets are Demo, DogCat, Folder"),
+    (["train", "--config=dmeo"], "unknown preset 'dmeo'"),
+    (["train", "--config=missing.yaml"], "no preset file missing.yaml"),
+    (["train", "lr=0.1"], "stray word 'lr=0.1' after train: options start with two dashes, as in --lr=0.1"),
+    (["train", "-lr=0.1"], "as in --lr=0.1"),
+    (["train", "ResNet34"], "stray word 'ResNet34'"),
+    (["train", "--", "--lr=1"], "stray word '--'"),
+    (["train", "--lr=0.1", "--lr=0.2"], "--lr is given twice, as '0.1' and as '0.2'"),
+    (["train", "--train-data-root=a", "--train_data_root=b"], "given twice"),
+    (["train", "--normalize"], "unknown option --normalize"),
+    (["train", "--no-lr"], "unknown option --no-lr"),
+    (["train", "--train-data-root=nowhere"], "no folder nowhere"),
+    (["train", "--load-path=nowhere.pth", "--dataset=demo"], "no checkpoint nowhere.pth"),
+    (["trian"], "unknown command 'trian'"),
+    (["trian"], "Did you mean train?"),
+    (["--lr=0.1"], "the command comes first"),
+    (["os", "getcwd"], "unknown command 'os'"),
+    (["val"], "val needs a checkpoint"),
+    (["test"], "test needs a checkpoint"),
+    (["val", "--load-path=nowhere"], "no checkpoint nowhere"),
+    (["val", "--load-path=last", "--checkpoint-dir=nowhere"], "no run in nowhere"),
+    (["test", "--lr=0.1"], "--lr has no effect on test: it is an option of train, bench"),
+    (["test", "--model=ResNet43", "--load-path=x"], "unknown model"),
+    (["help", "nonsense"], "no help on 'nonsense'"),
+    (["help", "lrr"], "Did you mean lr?"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_mistakes(words, message, tmp_path):
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True, text=True)
+    seconds = time.monotonic() - start
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("main.py: ") and done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+    assert seconds < 10  # a second in real life; here the machine may be busy
+
+
+def test_a_missing_folder_without_any_flag(tmp_path):
+    done = subprocess.run([sys.executable, "-c", PROBE, "train"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "no folder data/train" in done.stderr and "--config=demo" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_word_runs_code(tmp_path):
+    for words in (["os", "getcwd"], ["train", "--env=__import__('os').system('touch hacked')"], ["fire", "Fire"]):
+        subprocess.run([sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["--lr=1e-3"], {"lr": "1e-3"}),
+        (["--lr", "1e-3"], {"lr": "1e-3"}),
+        (["--train-data-root=a", "--train_data_root=a"], {"train_data_root": "a"}),
+        (["--use-gpu"], {"use_gpu": "true"}),
+        (["--use-gpu", "--lr=1"], {"use_gpu": "true", "lr": "1"}),
+        (["--use-gpu=false"], {"use_gpu": "false"}),
+        (["--use_gpu", "false"], {"use_gpu": "false"}),
+        (["--no-use-gpu"], {"use_gpu": "false"}),
+        (["--env=a#b"], {"env": "a#b"}),
+        (["--env=a=b"], {"env": "a=b"}),
+        (["--env="], {"env": ""}),
+        (["--seed", "-1"], {"seed": "-1"}),
+    ],
+)
+def test_flags(words, flags):
+    assert cli.parse(["train", *words], COMMANDS) == ("train", [], flags)
+
+
+@pytest.mark.parametrize("env", ["a#b", "0701", "1e3", "true", "None", "[1,2]", "a b", "--x", "{1:2}", "'q'"])
+def test_values_arrive_as_typed_through_fire(env, command, monkeypatch):
+    seen = {}
+    real = Config.resolve.__func__
+
+    def resolve(cls, *args):
+        seen["env"] = real(cls, *args).env
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Config, "resolve", classmethod(resolve))
+    code, _, _ = command("train", f"--env={env}")
+    assert (code, seen) == (130, {"env": env})
+
+
+TOPICS = [
+    *COMMANDS,
+    *Config.model_fields,
+    *models.names(),
+    *data.names(),
+    *presets.names(),
+    "resnet50",
+    "config",
+    "train-data-root",
+]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_help_on_everything(topic, command):
+    code, out, err = command("help", topic)
+    assert code == 0 and err == ""
+    assert len(out) > 60 and "None\n\nNone" not in out
+
+
+def test_help_lists_everything(command):
+    _, out, _ = command("help")
+    for name in [*COMMANDS, *models.names(), *models.torchvision_names(), *data.names(), *presets.names()]:
+        assert name in out
+    for name, field in Config.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in out
+        assert field.description.split()[0] in out
+
+
+def test_help_flag_anywhere(command):
+    page = command("help", "train")
+    assert "--lr" in page[1] and "--result-file" not in page[1]
+    assert command("train", "--help") == page
+    assert command("--help", "train") == page
+    assert command("train", "--lr=0.1", "--help") == page
+    assert command("train", "-h") == page
+    assert command("--help") == command("help")
+
+
+def test_help_needs_no_torch():
+    for words in ([], ["help"], ["help", "lr"], ["help", "ResNet34"], ["help", "resnet50"], ["train", "--help"]):
+        done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), words
+
+
+def test_alone_it_shows_a_short_help(command):
+    code, out, _ = command()
+    assert code == 0 and out.count("\n") < 15 and "train --config=demo" in out
+
+
+def test_the_examples_of_the_help_are_valid_command_lines():
+    for function in COMMANDS.values():
+        examples = [line.strip() for line in function.__doc__.splitlines() if "python main.py" in line]
+        assert examples
+        for line in examples:
+            name, _, flags = cli.parse(line.split()[2:], COMMANDS)
+            if name != "help":
+                Config.resolve(name, flags)
+
+
+def test_the_editor_schema_is_named_where_it_lies():
+    assert (Path(presets.FOLDER) / "schema.json").is_file()

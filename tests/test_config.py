@@ -1,0 +1,148 @@
+"""Options: defaults < saved run < preset < flags, one typed way in for text."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from pydantic import ValidationError
+
+from config import Config, commands_of
+from utils import presets
+from utils.errors import UsageError
+
+
+def resolve(command="train", saved=None, **flags):
+    return Config.resolve(command, flags, saved)
+
+
+def preset(tmp_path, text, name="p.yaml"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_defaults_work_in_a_notebook():
+    opt = Config(lr=0.1)
+    assert opt.lr == 0.1 and opt.model == "ResNet34" and opt.batch_size == 32
+    opt.lr = "1e-2"
+    assert opt.lr == 0.01
+    with pytest.raises(ValidationError):
+        opt.lr = -1
+    with pytest.raises(ValidationError):
+        Config(learning_rate=1)
+
+
+def test_precedence(tmp_path):
+    path = preset(tmp_path, "lr: 2e-3\nbatch_size: 16\nseed: 5\n")
+    saved = {"lr": 0.5, "batch_size": 8, "max_epoch": 3, "an_option_of_another_version": 1}
+    opt = resolve(config=path, saved=saved, batch_size="4")
+    assert (opt.lr, opt.batch_size, opt.seed, opt.max_epoch) == (2e-3, 4, 5, 3)
+
+
+def test_base_presets(tmp_path):
+    preset(tmp_path, "lr: 1e-3\nseed: 1\nmodel: AlexNet\n", "a.yaml")
+    preset(tmp_path, "base: a.yaml\nseed: 2\n", "b.yaml")
+    opt = resolve(config=preset(tmp_path, "base: b.yaml\nmax_epoch: 7\n", "c.yaml"))
+    assert (opt.lr, opt.seed, opt.model, opt.max_epoch) == (1e-3, 2, "AlexNet", 7)
+    opt = resolve(config=preset(tmp_path, "base: demo\nseed: 3\n", "d.yaml"))
+    assert (opt.dataset, opt.seed) == ("Demo", 3)
+
+
+def test_presets_in_a_circle(tmp_path):
+    preset(tmp_path, "base: b.yaml\n", "a.yaml")
+    path = preset(tmp_path, "base: a.yaml\n", "b.yaml")
+    with pytest.raises(UsageError, match="leads back to itself"):
+        resolve(config=path)
+
+
+@pytest.mark.parametrize(
+    "text", ["a#b", "0701", "1e3", "true", "no", "None", "None_", "中文", "a b", "[1]", "{}", "1_0"]
+)
+def test_text_stays_as_typed(text, tmp_path):
+    assert resolve(env=text).env == text
+    assert resolve(config=preset(tmp_path, f"env: {json.dumps(text, ensure_ascii=False)}\n")).env == text
+
+
+@pytest.mark.parametrize("text", ["0701", "1e3", "true", "no"])
+def test_yaml_guesses_nothing(text, tmp_path):
+    assert resolve(config=preset(tmp_path, f"env: {text}\n")).env == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("lr", "1e-3", 0.001),
+        ("lr", ".5", 0.5),
+        ("batch_size", "012", 12),
+        ("use_gpu", "false", False),
+        ("use_gpu", "no", False),
+        ("use_gpu", "None", None),
+        ("channels_last", "off", False),
+        ("num_workers", "None", None),
+        ("vis_port", "null", None),
+        ("load_path", "None", None),
+        ("debug_file", "", None),
+        ("dataset", "dogcat", "DogCat"),
+        ("model", "alexNet", None),
+    ],
+)
+def test_text_becomes_typed(name, text, value, tmp_path):
+    if name == "model":  # AlexNet is ours, alexnet torchvision's
+        with pytest.raises(UsageError, match="AlexNet or alexnet"):
+            resolve(**{name: text})
+        return
+    assert getattr(resolve(**{name: text}), name) == value
+    assert getattr(resolve(config=preset(tmp_path, f"{name}: {text}\n")), name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 0.1\nlr: 0.2\n", "line 2: lr is given a second time"),
+        ("lr: 0.1\nlearning: 0.2\n", "line 2: unknown option 'learning'"),
+        ("lr: 0.1\n\nbatch_size: many\n", "line 3: batch_size takes int >= 1, not 'many'"),
+        ("lr: [0.1]\n", "line 1: expected one `option: value`"),
+        ("- lr\n", "line 1: expected one `option: value`"),
+        ("lr: 0.1\n  seed: 1\n", "line 2: broken YAML"),
+        ("lr: 'a\n", "broken YAML"),
+        ("optimizer: adam\n", "line 1: optimizer takes Adam | AdamW | SGD, not 'adam'. Did you mean Adam?"),
+    ],
+)
+def test_wrong_presets_name_file_and_line(text, message, tmp_path):
+    path = preset(tmp_path, text)
+    with pytest.raises(UsageError) as error:
+        resolve(config=path)
+    assert path in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_is_valid_and_says_what_it_is(name):
+    path = presets.locate(name)
+    Config.resolve("train", {"config": name})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=schema.json"
+    header = " ".join(line for line in lines if line.startswith("#"))
+    for part in (f"python main.py train --config={name}", "Time:", "Result:"):
+        assert part in header, f"{path} should say `{part}`"
+    differs = [key for key, (text, _) in presets.read(name).items() if text == str(Config.model_fields[key].default)]
+    assert not differs, f"{path} repeats the default of {differs}"
+
+
+def test_every_option_says_what_it_is():
+    for name, field in Config.model_fields.items():
+        assert field.description and field.json_schema_extra["group"] and commands_of(name), name
+        assert Config(**{name: field.default}), name
+
+
+def test_the_schema_is_current():
+    made = subprocess.run([sys.executable, "config.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shipped = (ROOT / "configs" / "schema.json").read_text(encoding="utf-8")
+    assert json.loads(made) == json.loads(shipped), "run `make schema`"
+
+
+def test_a_saved_run_is_not_changed_by_options_of_another_command(tmp_path):
+    path = preset(tmp_path, "lr: 0.5\nimage_size: 96\nbatch_size: 4\n")
+    opt = resolve("val", config=path, saved={"lr": 0.1, "image_size": 64, "batch_size": 8})
+    assert (opt.lr, opt.image_size, opt.batch_size) == (0.1, 64, 4)

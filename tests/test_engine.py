@@ -1,0 +1,134 @@
+"""Schedules, metrics, the device, the CSV: small pieces with known answers."""
+
+import csv
+import math
+
+import pytest
+import torch
+from torch import nn, optim
+
+from config import Config
+from data.loaders import Batch
+from engine import device
+from engine.schedule import Schedule
+from utils import metrics, results
+from utils.errors import UsageError
+
+
+def schedule(name, steps=10, lr=0.1, lr_decay=0.5):
+    return Schedule(optim.SGD(nn.Linear(2, 2).parameters(), lr=lr, momentum=0.9), name, steps, lr_decay)
+
+
+def rates(s, steps=10):
+    got = []
+    for _ in range(steps):
+        got.append(s.lr)
+        s.optimizer.step()
+        s.step()
+    return got
+
+
+def test_plateau_falls_when_the_validation_loss_rises_and_only_then():
+    s = schedule("plateau")
+    seen = []
+    for loss in (1.0, 0.9, 0.95, 0.95, 0.8, 0.81, 0.82):
+        s.end_epoch(loss)
+        seen.append(s.lr)
+    assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.05, 0.025, 0.0125])
+    assert set(rates(s)) == {seen[-1]}
+
+
+def test_cosine_onecycle_and_constant():
+    cosine = rates(schedule("cosine"))
+    assert cosine == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(10)])
+    onecycle = rates(schedule("onecycle", steps=100), steps=100)
+    assert max(onecycle) == pytest.approx(0.1, rel=1e-3) and onecycle[0] < 0.01 and onecycle[-1] < 0.001
+    assert rates(schedule("constant")) == [0.1] * 10
+
+
+@pytest.mark.parametrize("name", ["plateau", "cosine", "onecycle", "constant"])
+def test_a_saved_schedule_goes_on(name):
+    whole, first = schedule(name), schedule(name)
+    expected = rates(whole)
+    rates(first, 4)
+    first.end_epoch(1.0)
+    second = schedule(name)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert rates(second, 6) == pytest.approx(expected[4:])
+
+
+def test_metrics_by_hand():
+    probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.6, 0.4]])
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    got = metrics.classification(probs.log(), labels)
+    assert got["accuracy"] == pytest.approx(3 / 5)
+    assert got["loss"] == pytest.approx(-sum(map(math.log, (0.9, 0.8, 0.4, 0.7, 0.4))) / 5, rel=1e-5)
+    assert got["confusion"] == [[2, 1], [1, 1]]
+    assert got["class_accuracy"] == pytest.approx([2 / 3, 1 / 2])
+    assert got["roc_auc"] == pytest.approx(5 / 6)  # of the 6 pairs, (0.6, 0.4) is in the wrong order
+    # confidences 0.9 0.8 0.6 0.7 0.6 (right, right, wrong, right, wrong), each bin's gap weighted by its images
+    assert got["calibration_error"] == pytest.approx((0.1 + 0.2 + 2 * 0.6 + 0.3) / 5, rel=1e-4)
+
+
+def test_metrics_of_three_classes():
+    logits = torch.eye(3)[[0, 1, 2, 1]] * 5
+    got = metrics.classification(logits, torch.tensor([0, 1, 2, 2]))
+    assert got["accuracy"] == 0.75 and got["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert 0 <= got["calibration_error"] <= 1 and 0.5 < got["roc_auc"] < 1
+    text = metrics.table(got, ["a", "bb", "ccc"])
+    assert "75.0000%" in text and text.count("\n") == 8
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="finds no GPU"):
+        device.pick(Config(use_gpu=True))
+    picked = device.pick(Config(amp="off", channels_last=False))
+    assert picked.device.type == "cpu" and picked.amp is None
+    assert picked.memory_format == torch.contiguous_format
+    assert device.pick(Config(amp="bf16")).amp == torch.bfloat16
+
+
+def predictions(count, classes, size=4):
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, count, size):
+        n = min(size, count - start)
+        yield Batch(torch.zeros(n), torch.full((n,), -1), torch.arange(n)), torch.randn(n, classes, generator=generator)
+
+
+def test_csv_of_two_classes(tmp_path):
+    path = tmp_path / "r.csv"
+    ids = [str(i) for i in range(1, 11)]
+    assert results.write_csv(path, ids, predictions(10, 2), ["cat", "dog"]) == 10
+    rows = list(csv.reader(path.open()))
+    assert rows[0] == ["id", "label"] and [row[0] for row in rows[1:]] == ids
+    logits = torch.cat([logits for _, logits in predictions(10, 2)])
+    torch.testing.assert_close(
+        torch.tensor([float(row[1]) for row in rows[1:]]), logits.softmax(dim=1)[:, 1], rtol=0, atol=1e-6
+    )
+
+
+def test_csv_of_more_classes_and_odd_names(tmp_path):
+    path = tmp_path / "r.csv"
+    results.write_csv(path, ["a,b.jpg", 'c"d.jpg', "é.jpg"], predictions(3, 3), ["x", "y", "z"])
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    assert [row["id"] for row in rows] == ["a,b.jpg", 'c"d.jpg', "é.jpg"]
+    for row in rows:
+        probs = {name: float(row[name]) for name in "xyz"}
+        assert sum(probs.values()) == pytest.approx(1, abs=1e-6)
+        assert row["predicted"] == max(probs, key=probs.get)
+
+
+def test_a_csv_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("old")
+
+    def broken():
+        yield from predictions(8, 2)
+        raise RuntimeError("a bug in the middle")
+
+    with pytest.raises(RuntimeError):
+        results.write_csv(path, [str(i) for i in range(20)], broken(), ["cat", "dog"])
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
