@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from visdom_server import free_port, visdom_server
 
-from utils import visualize
+from utils import painter, visualize
 from utils.visualize import Visualizer
 
 ROOT = Path(__file__).parent.parent
@@ -287,7 +287,7 @@ def test_a_failing_server_costs_one_warning(fault, warnings, capfd):
 
 
 def test_a_hung_server_is_given_up_in_the_middle_of_a_run(warnings, monkeypatch):
-    monkeypatch.setattr(visualize, "SERVER_TIMEOUT", 0.3)
+    monkeypatch.setattr(painter, "SERVER_TIMEOUT", 0.3)
     with hung() as port:
         vis = Visualizer("run", port=port, warn=warnings.append)
         time.sleep(0.6)
@@ -355,16 +355,16 @@ def test_each_point_is_sent_once(warnings):
 def test_what_waits_is_bounded(warnings):
     with hung() as port:
         vis = Visualizer("run", port=port, warn=warnings.append)
-        for i in range(3 * visualize.MAX_POINTS):
+        for i in range(3 * painter.MAX_POINTS):
             vis.plot("loss", i)
-        for i in range(3 * visualize.MAX_WAITING):
+        for i in range(3 * painter.MAX_WAITING):
             vis.img(f"image {i}", torch.zeros(3, 4, 4))
             vis.text("x")
         waiting = vis._lines["loss"].xs
         assert waiting[0] == 0
-        assert waiting[-1] == 3 * visualize.MAX_POINTS - 1
-        assert len(waiting) <= visualize.MAX_POINTS
-        assert len(vis._painter.drawings) <= visualize.MAX_WAITING + 1
+        assert waiting[-1] == 3 * painter.MAX_POINTS - 1
+        assert len(waiting) <= painter.MAX_POINTS
+        assert len(vis._painter.drawings) <= painter.MAX_WAITING + 1
         vis.close()
 
 
