@@ -20,7 +20,7 @@ import models
 from utils import presets
 from utils.errors import UsageError, nearest
 
-Path = Annotated[str, AfterValidator(os.path.expanduser)]
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 LEARN = ("train", "bench")  # commands
 JUDGE = ("val", "test")
 NONE = ("none", "null", "~", "")  # what clears an option that may be empty
@@ -35,14 +35,14 @@ class Config(BaseModel):
 
     # fmt: off
     model: str = option("experiment", "ResNet34", "the net, by name (val, test: must be the checkpoint's)", LEARN + JUDGE)
-    load_path: Path | None = option("experiment", None, "checkpoint file or run folder (last: the newest run); for train: weights to start from", ("train", *JUDGE))
+    load_path: PathText | None = option("experiment", None, "checkpoint file or run folder (last: the newest run); for train: weights to start from", ("train", *JUDGE))
     pretrained: bool = option("experiment", False, "start from torchvision's weights (its cache, or the file --load-path)", ("train",))
     seed: int = option("experiment", 0, "fixes the split, the order, the augmentation and the first weights", LEARN, ge=0, lt=2**31)
-    checkpoint_dir: Path = option("experiment", "checkpoints", "where run folders are made, and where load_path=last looks", ("train", *JUDGE))
+    checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last looks", ("train", *JUDGE))
 
     dataset: str = option("data", "DogCat", "the data set, by name")
-    train_data_root: Path | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", ("train", "val", "bench"))
-    test_data_root: Path = option("data", "data/test1", "images to label: a folder or one file", ("test",))
+    train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", ("train", "val", "bench"))
+    test_data_root: PathText = option("data", "data/test1", "images to label: a folder or one file", ("test",))
     val_fraction: float = option("data", 0.3, "part of each class that is kept for validation", LEARN, gt=0, lt=1)
     image_size: int = option("data", 224, "side of the square that the net sees, in pixels", LEARN, ge=8, le=4096)
     min_crop: float = option("data", 0.25, "smallest part of an image's area that a training crop takes", LEARN, gt=0, le=1)
@@ -63,8 +63,8 @@ class Config(BaseModel):
     print_freq: int = option("output", 20, "steps between two updates of the record, the terminal and visdom (one a second at least)", ("train",), ge=1)
     env: str = option("output", "default", "visdom environment", ("train",))
     vis_port: int | None = option("output", 8097, "port of the visdom server; None: no visdom", ("train",), ge=1, le=65535)
-    debug_file: Path | None = option("output", "/tmp/debug", "while this file exists, a debugger opens at the next print_freq step", ("train",))
-    result_file: Path = option("output", "result.csv", "the CSV that test writes", ("test",))
+    debug_file: PathText | None = option("output", "/tmp/debug", "while this file exists, a debugger opens at the next print_freq step", ("train",))
+    result_file: PathText = option("output", "result.csv", "the CSV that test writes", ("test",))
     # fmt: on
 
     @model_validator(mode="before")
@@ -132,6 +132,12 @@ def type_of(name: str) -> str:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     limits = [f"{signs[k]} {getattr(m, k)}" for m in field.metadata for k in signs if hasattr(m, k)]
     return " ".join([kind, ", ".join(limits)]).strip()
+
+
+def is_switch(name: str) -> bool:
+    """Whether the option is true or false, so that it may be typed as --name and --no-name."""
+    annotation = Config.model_fields[name].annotation
+    return bool in (annotation, *get_args(annotation))
 
 
 def _type_name(kind: Any) -> str:

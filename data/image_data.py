@@ -1,6 +1,7 @@
 """What a labelled data set is, and how it is split."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 from utils.errors import UsageError
@@ -50,9 +51,12 @@ class ImageData:
         The book (chapter 6) shuffles the files and cuts at 70%. Here the order comes from a hash of (seed, file
         name): where the folder lies and how its files are listed change nothing. Each part has every class.
         """
+        by_class = [[] for _ in self.classes]
+        for item in self.items:
+            by_class[item[1]].append(item)
         train, val = [], []
-        for label in range(len(self.classes)):
-            mine = sorted((item for item in self.items if item[1] == label), key=lambda i: self._rank(i[0], seed))
+        for mine in by_class:
+            mine.sort(key=lambda item: self._rank(item[0], seed))
             cut = min(max(round(len(mine) * val_fraction), 1), len(mine) - 1)
             val += mine[:cut]
             train += mine[cut:]
@@ -63,12 +67,12 @@ class ImageData:
 
     @staticmethod
     def _usable(classes: list[str], items: Items) -> bool:
-        labels = [label for _, label in items]
-        return len(classes) > 1 and all(labels.count(k) > 1 for k in range(len(classes)))
+        count = Counter(label for _, label in items)
+        return len(classes) > 1 and all(count[k] > 1 for k in range(len(classes)))
 
     def _lacks(self) -> str:
-        labels = [label for _, label in self.items]
-        found = ", ".join(f"{labels.count(k)} of {name}" for k, name in enumerate(self.classes)) or "no images"
+        count = Counter(label for _, label in self.items)
+        found = ", ".join(f"{count[k]} of {name}" for k, name in enumerate(self.classes)) or "no images"
         return f"expected {self.layout}; found {found}"
 
     def _nearby(self) -> str:

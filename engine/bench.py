@@ -18,7 +18,7 @@ from data.loaders import Batch, Loader
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engine.classify import Classify
 from engine.loop import State, train_epoch
-from engine.setup import training
+from engine.setup import train_loader, training
 from utils.run import Run
 
 IMAGES, ROUNDS = 400, 5
@@ -31,11 +31,9 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     """
     every = max(len(dataset.items) // IMAGES, 1)
     dataset.items = dataset.items[::every][:IMAGES]
-    task, loaders, _ = training(opt, dataset)
-    train = Loader(dataset.items, task.preprocess, opt.batch_size, loaders.train.num_workers, opt.seed, augment=True)
-    print(
-        f"{opt.model} at {opt.image_size}, batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
-    )
+    task, _, _ = training(opt, dataset)
+    train = train_loader(opt, dataset.items, task.preprocess, task.device)
+    print(f"{opt.model} at {opt.image_size}, batch {opt.batch_size}, {len(train.items)} images an epoch; {task.device}")
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), [])
         rivals = {
@@ -43,24 +41,30 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
             "this program": lambda: train_epoch(task, train, run, State(), opt),
             "bare step": bare_epoch(task, train),
         }
-        rates = {name: [] for name in rivals}
-        for number in range(ROUNDS + 1):
-            for name, epoch in rivals.items():
-                rate = len(dataset.items) / _seconds(epoch, task.device.device)
-                if number:  # the first is the warm-up
-                    rates[name].append(rate)
-            if number:
-                print(
-                    f"round {number}:  " + "   ".join(f"{name} {rates[name][-1]:.1f} img/s" for name in rivals),
-                    flush=True,
-                )
-    print("median:   " + "   ".join(f"{name} {statistics.median(values):.1f} img/s" for name, values in rates.items()))
+        rates = race(rivals, len(train.items), task.device.device)
     ratios = {}
     for other in ("tutorial loop", "bare step"):
         pairs = zip(rates["this program"], rates[other], strict=True)
         ratios[other] = statistics.median(ours / theirs for ours, theirs in pairs)
         print(f"this program / {other}: {ratios[other]:.2f} (median of {ROUNDS} ratios, each within one round)")
     return ratios
+
+
+def race(rivals: dict[str, Callable[[], object]], images: int, device: torch.device) -> dict[str, list[float]]:
+    """Runs the rivals in turn, ROUNDS times after a warm-up; returns images a second of each, round by round."""
+    rates = {name: [] for name in rivals}
+    for number in range(ROUNDS + 1):
+        for name, epoch in rivals.items():
+            rates[name].append(images / _seconds(epoch, device))
+        title = f"round {number}" if number else "warm-up"
+        print(_row(title, {name: values[-1] for name, values in rates.items()}), flush=True)
+    rates = {name: values[1:] for name, values in rates.items()}
+    print(_row("median", {name: statistics.median(values) for name, values in rates.items()}))
+    return rates
+
+
+def _row(title: str, rates: dict[str, float]) -> str:
+    return f"{title:<8}" + "".join(f"  {name} {rate:.1f} img/s" for name, rate in rates.items())
 
 
 def tutorial_epoch(opt: Config, dataset: ImageData, device: torch.device, folder: Path) -> Callable[[], None]:

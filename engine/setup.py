@@ -11,7 +11,7 @@ from data.image_data import ImageData, Items
 from data.loaders import Loader
 from data.transforms import Preprocess
 from engine.classify import Classify
-from engine.device import pick
+from engine.device import Device, pick
 from utils import checkpoint
 
 
@@ -41,9 +41,9 @@ def training(opt: Config, dataset: ImageData, start_from: Path | None = None) ->
         net.load(start_from)
     preprocess = Preprocess(opt.image_size, opt.min_crop)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
-    workers, pin = device.workers(opt.num_workers), device.device.type == "cuda"
-    train = Loader(train_items, preprocess, opt.batch_size, workers, opt.seed, augment=True, pin=pin)
-    task = Classify(net, dataset.classes, preprocess, device, opt, steps=len(train.batch_sampler) * opt.max_epoch)
+    train = train_loader(opt, train_items, preprocess, device)
+    steps = len(train.batch_sampler) * opt.max_epoch
+    task = Classify(net, dataset.classes, preprocess, device, opt, steps)
     about = {
         "model": net.model_name,
         "num_classes": num_classes,
@@ -64,12 +64,21 @@ def judge(opt: Config, content: dict) -> Classify:
     return Classify(net, content["classes"], preprocess, pick(opt), opt)
 
 
+def train_loader(opt: Config, items: Items, preprocess: Preprocess, device: Device) -> Loader:
+    """Training images, shuffled and augmented."""
+    return _loader(opt, items, preprocess, device, seed=opt.seed, augment=True)
+
+
 def val_loader(opt: Config, items: Items, task: Classify) -> Loader:
     """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
-    workers, pin = task.device.workers(opt.num_workers), task.device.device.type == "cuda"
-    return Loader(items, task.preprocess, opt.batch_size, workers, opt.seed, pin=pin)
+    return _loader(opt, items, task.preprocess, task.device, seed=opt.seed)
 
 
 def test_loader(opt: Config, paths: list[Path], task: Classify) -> Loader:
     """Images without labels (-1), in the order given."""
-    return Loader([(path, -1) for path in paths], task.preprocess, opt.batch_size, task.device.workers(opt.num_workers))
+    return _loader(opt, [(path, -1) for path in paths], task.preprocess, task.device)
+
+
+def _loader(opt: Config, items: Items, preprocess: Preprocess, device: Device, **how) -> Loader:
+    workers, pin = device.workers(opt.num_workers), device.device.type == "cuda"
+    return Loader(items, preprocess, opt.batch_size, workers, pin=pin, **how)

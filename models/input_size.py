@@ -1,6 +1,7 @@
 """Which image sizes a net can take, tried on the meta device, where tensors have shapes and no data."""
 
 import torch
+import torchvision.models  # noqa: F401 - its import makes tensors: not to happen first inside _MetaWeights
 from torch import nn
 from torch.overrides import TorchFunctionMode
 

@@ -91,6 +91,11 @@ def test_the_same_command_gives_the_same_weights(dogcat, tiny_run, tmp_path):
     assert not same(weights(other), weights(tiny_run))
 
 
+def test_a_runs_config_repeats_it(tiny_run, tmp_path):
+    run = train_in(tmp_path, f"--config={tiny_run}/config.yaml")
+    assert same(weights(run), weights(tiny_run))
+
+
 def test_the_csv_of_test(tiny_run, dogcat, command, tmp_path):
     result = tmp_path / "r.csv"
     words = ["test", f"--load-path={tiny_run}", f"--result-file={result}", "--batch-size=3"]

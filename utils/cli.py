@@ -6,11 +6,11 @@ fire would run a command first and complain about its flags after, take `--norma
 
 from collections.abc import Iterable
 
-from config import Config, dashed, type_of
+from config import Config, dashed, is_switch
 from utils.errors import UsageError, nearest
 
 HELP = ("--help", "-h", "-help")
-SWITCHES = [name for name in Config.model_fields if "true | false" in type_of(name)]
+SWITCHES = [name for name in Config.model_fields if is_switch(name)]
 
 
 def parse(words: list[str], commands: Iterable[str]) -> tuple[str, list[str], dict[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import data
 import models
-from config import Config, commands_of, dashed, type_of
+from config import Config, commands_of, dashed, is_switch, type_of
 from utils import presets
 from utils.errors import UsageError, nearest
 
@@ -100,7 +100,7 @@ def _option(name: str) -> str:
         f"  default  {field.default}",
         f"  works on {', '.join(commands_of(name))}",
     ]
-    if "true | false" in type_of(name):
+    if is_switch(name):
         lines.append(f"  typed    --{dashed(name)}, --{dashed(name)}=false, --no-{dashed(name)}")
     else:
         lines.append(f"  typed    --{dashed(name)}={field.default}, or `{name}: {field.default}` in a preset")
