@@ -135,9 +135,8 @@ class Painter(threading.Thread):
         if not was_off:
             self.tell(
                 "server",
-                f"visdom: no live view at {self.url} ({reason}). Training goes on and nothing is lost: "
-                "the run's own record has every value. "
-                f"To start a server: python -m visdom.server -port {self.port}",
+                f"visdom: no live view at {self.url} ({reason}); training goes on and its record is complete. "
+                f"For a view: python -m visdom.server -port {self.port}",
             )
 
     def finish(self, timeout):

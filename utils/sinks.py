@@ -53,6 +53,8 @@ class Log(Sink):
 class Visdom(Sink):
     """The visdom page: lines against the step or the epoch, the confusion matrix, pictures, the log."""
 
+    hidden = {"step": ("time",), "epoch": ("time", "seconds", "rate", "lr", "val_score")}
+
     def __init__(self, vis: Visualizer) -> None:
         self.vis = vis
 
@@ -60,9 +62,10 @@ class Visdom(Sink):
         if event["kind"] == "start":
             self.classes = event["classes"]
             return
-        x, title = (event["step"], "{} by step") if event["kind"] == "step" else (event["epoch"], "{}")
-        lines = {k: v for k, v in event.items() if isinstance(v, float) and k not in ("seconds", "time", "val_score")}
-        self.vis.plot_many({title.format(name.replace("_", " ")): value for name, value in lines.items()}, x=x)
+        by = event["kind"]
+        shown = {k: v for k, v in event.items() if isinstance(v, float) and k not in self.hidden[by]}
+        titles = {name: name.replace("_", " ") + (" by step" if by == "step" else "") for name in shown}
+        self.vis.plot_many({titles[name]: value for name, value in shown.items()}, x=event[by], xlabel=by)
         if "val_confusion" in event:
             opts = {"title": "confusion matrix", "rownames": self.classes, "columnnames": self.classes}
             self.vis.heatmap(np.array(event["val_confusion"]), win="confusion matrix", opts=opts)
