@@ -162,7 +162,8 @@ def _check_flag(name: str, command: str) -> None:
 def _wrong_value(name: str, value: Any, place: str) -> str:
     field = Config.model_fields[name]
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    return f"{place}: {name} takes {type_of(name)}, not {value!r}.{nearest(str(value), choices)}"
+    place = place if place.startswith("--") else f"{place}: {name}"
+    return f"{place} takes {type_of(name)}, not {value!r}.{nearest(str(value), choices)}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from utils import registry
+from utils.errors import UsageError
 
 
 @cache
@@ -28,5 +29,23 @@ def open(name: str, root: str | None = None):  # noqa: A001 - data.open(...) is 
     Raises:
         UsageError: the folder is missing or holds no such images.
     """
-    entry = entries()[find(name)]
-    return getattr(import_module(entry.module), entry.name)(root)
+    try:
+        return _class(find(name))(root)
+    except UsageError as e:
+        fitting = [other for other in names() if other != find(name) and _reads(other, root)]
+        raise UsageError(f"{e} It is a {fitting[0]}: add --dataset={fitting[0]}" if fitting else str(e)) from None
+
+
+def _class(name: str) -> type:
+    entry = entries()[name]
+    return getattr(import_module(entry.module), entry.name)
+
+
+def _reads(name: str, root: str | None) -> bool:
+    if root is None or not Path(root).is_dir():
+        return False
+    try:
+        _class(name)(root)
+    except UsageError:
+        return False
+    return True

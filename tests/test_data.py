@@ -39,6 +39,13 @@ def test_the_folder_above_is_told_which_one_was_meant(dogcat):
         data.open("DogCat", dogcat)
 
 
+def test_the_data_set_that_would_read_the_folder_is_told(dogcat, folders):
+    with pytest.raises(UsageError, match="add --dataset=Folder"):
+        data.open("DogCat", folders)
+    with pytest.raises(UsageError, match="add --dataset=D"):
+        data.open("Folder", dogcat / "train")
+
+
 def test_a_folder_without_images(tmp_path):
     for name in data.names():
         with pytest.raises(UsageError, match="data set: expected .*; found"):
