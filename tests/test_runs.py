@@ -208,6 +208,15 @@ def test_every_model_trains(name, dogcat, tmp_path):
     assert all(v.isfinite().all() for v in weights(run).values())
 
 
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
+def test_every_optimizer_trains(optimizer, dogcat, tmp_path):
+    run = train_in(
+        tmp_path, f"--train-data-root={dogcat}/train", f"--optimizer={optimizer}", "--max-epoch=3", "--lr=1e-4"
+    )
+    losses = [event["loss"] for event in events(run, "step")]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine", "onecycle", "constant"])
 def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
     run = train_in(tmp_path, f"--train-data-root={dogcat}/train", f"--scheduler={scheduler}", "--max-epoch=3")
