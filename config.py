@@ -13,14 +13,27 @@ import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import data
 import models
 from utils import presets
 from utils.errors import UsageError, nearest
 
-PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+PathText = Annotated[
+    str,
+    BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v),
+    AfterValidator(os.path.expanduser),
+]
 LEARN = ("train", "bench")  # commands
 JUDGE = ("val", "test")
 NONE = ("none", "null", "~", "")  # what clears an option that may be empty
@@ -125,13 +138,14 @@ def type_of(name: str) -> str:
     field = Config.model_fields[name]
     args = get_args(field.annotation)
     if get_origin(field.annotation) in (Union, types.UnionType):
-        kind = " or ".join(_type_name(arg) for arg in args)
+        kind, empty = _type_name(args[0]), " or None"
     else:
+        empty = ""
         kind = _type_name(field.annotation)
         kind = "path" if kind == "text" and any(isinstance(m, AfterValidator) for m in field.metadata) else kind
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     limits = [f"{signs[k]} {getattr(m, k)}" for m in field.metadata for k in signs if hasattr(m, k)]
-    return " ".join([kind, ", ".join(limits)]).strip()
+    return f"{kind} {', '.join(limits)}".strip() + empty
 
 
 def is_switch(name: str) -> bool:

@@ -1,13 +1,16 @@
 """The commands. Each reads as a table of contents; torch is imported late, so that mistakes are told at once."""
 
+import os
+import shlex
 import sys
+from pathlib import Path
 
 import fire
 from fire.decorators import SetParseFn
 
 import data
-from config import Config
-from utils import checkpoint, cli
+from config import Config, dashed
+from utils import checkpoint, cli, files
 from utils import help as help_pages
 from utils.errors import UsageError
 
@@ -23,6 +26,7 @@ def train(**flags):
     """
     opt = Config.resolve("train", flags)
     start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path else None
+    files.check_writable(opt.checkpoint_dir, "--checkpoint-dir", folder=True)
     dataset = data.open(opt.dataset, opt.train_data_root)
 
     from engine.loop import fit
@@ -36,8 +40,9 @@ def train(**flags):
         run.record("start", **about)
         state = fit(task, loaders.train, loaders.val, run, opt, about)
         run.say(f"best: epoch {state.best_epoch}, accuracy {state.best_score:.2%}. All of it is in {run.folder}")
-        run.say(f"next: python main.py val --load-path={run.folder}")
-        run.say(f"      python main.py test --load-path={run.folder} --test-data-root={opt.test_data_root}")
+        folder = shlex.quote(str(run.folder))
+        run.say(f"next: python main.py val --load-path={folder}")
+        run.say(f"      python main.py test --load-path={folder} --test-data-root={shlex.quote(opt.test_data_root)}")
     finally:
         run.close()
     return run.folder
@@ -61,8 +66,12 @@ def val(**flags):
     dataset = data.open(opt.dataset, opt.train_data_root)
     if dataset.classes != content["classes"]:
         raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {content['classes']}")
+    items = dataset.split(opt.val_fraction, opt.seed)[1]
+    if dataset.fingerprint(items) != content["images"]["names"]:
+        warning = "its files are not those of the training, so some of these images may have been trained on"
+        print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
     task = judge(opt, content)
-    loader = val_loader(opt, dataset.split(opt.val_fraction, opt.seed)[1], task)
+    loader = val_loader(opt, items, task)
     print(f"{content['model']} of epoch {content['epoch']} on {len(loader.items)} validation images of {dataset.root}")
     figures = task.evaluate(watched(loader.at(0), "validating"))
     print(metrics.table(figures, task.classes))
@@ -131,11 +140,16 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
     given = Config.resolve(command, flags)  # refuses mistakes before anything is read
     if given.load_path is None:
         raise UsageError(f"{command} needs a checkpoint: --load-path=checkpoints/RUN (a run folder or a .pth file)")
+    for name in {"train_data_root", "test_data_root"} & flags.keys():
+        if not Path(getattr(given, name) or ".").exists():
+            raise UsageError(f"--{dashed(name)}: there is no {getattr(given, name)}")
+    if command == "test":
+        files.check_writable(given.result_file, "--result-file")
     path = checkpoint.find(given.load_path, given.checkpoint_dir)
     content = checkpoint.read(path)
     if "config" not in content:
         raise UsageError(f"{path} holds weights only: start from it with train --load-path={path}")
-    if "model" in given.model_fields_set and given.model != content["model"]:
+    if "model" in flags and given.model != content["model"]:
         raise UsageError(f"{path} holds {content['model']}, not {given.model}: leave out --model")
     # The machine may be another one: a GPU of then is no order to use a GPU now.
     saved = content["config"] | {"num_workers": None, "use_gpu": content["config"]["use_gpu"] and None}
@@ -147,12 +161,16 @@ def main() -> None:
         command, topics, flags = cli.parse(sys.argv[1:], COMMANDS)
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
         fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)
+        sys.stdout.flush()
     except UsageError as e:
         print(f"main.py: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("main.py: stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in `main.py help | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 if __name__ == "__main__":

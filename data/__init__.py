@@ -32,20 +32,16 @@ def open(name: str, root: str | None = None):  # noqa: A001 - data.open(...) is 
     try:
         return _class(find(name))(root)
     except UsageError as e:
-        fitting = [other for other in names() if other != find(name) and _reads(other, root)]
-        raise UsageError(f"{e} It is a {fitting[0]}: add --dataset={fitting[0]}" if fitting else str(e)) from None
+        raise UsageError(f"{e}{_other(find(name), root) if '?' not in str(e) else ''}") from None
+
+
+def _other(name: str, root: str | None) -> str:
+    """A hint at another data set that the folder looks like."""
+    others = (other for other in names() if other not in (name, "Demo"))  # Demo's images are DogCat's
+    fitting = next((other for other in others if root and _class(other).fits(Path(root))), None)
+    return f" It looks like a {fitting}: train with --dataset={fitting}" if fitting else ""
 
 
 def _class(name: str) -> type:
     entry = entries()[name]
     return getattr(import_module(entry.module), entry.name)
-
-
-def _reads(name: str, root: str | None) -> bool:
-    if root is None or not Path(root).is_dir():
-        return False
-    try:
-        _class(name)(root)
-    except UsageError:
-        return False
-    return True

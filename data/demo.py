@@ -9,13 +9,14 @@ from data.dogcat import DogCat
 class Demo(DogCat):
     """Drawn cats and dogs in the layout of Dogs vs. Cats, made on first use; needs no download.
 
-    Labelled images lie in `data/demo/train`, others in `data/demo/test1`, as on Kaggle.
+    Labelled images lie in `data/demo/train`, others in `data/demo/test1`, as on Kaggle. Another place must end
+    in `demo/train` too.
     """
 
     home = "data/demo/train"
 
     def __init__(self, root: str | Path | None = None) -> None:
-        folder = Path(root or self.home).parent
-        if not folder.exists():
-            drawing.write(folder)
+        root = Path(root or self.home)
+        if root.parts[-2:] == ("demo", "train") and not root.parent.exists():  # a mistyped path draws nothing
+            drawing.write(root.parent)
         super().__init__(root)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from data.image_data import ImageData, Items, is_image
+from data.image_data import ImageData, Items, first_files, is_image
 
 
 class DogCat(ImageData):
@@ -14,6 +14,10 @@ class DogCat(ImageData):
 
     layout = "cat.<num>.jpg and dog.<num>.jpg, two of each or more"
     name_rule = re.compile(r"(cat|dog)\.\d+\.")
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return any(is_image(path) and cls.name_rule.match(path.name) for path in first_files(root))
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
         classes = ["cat", "dog"]

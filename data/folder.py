@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.image_data import ImageData, Items, is_image
+from data.image_data import ImageData, Items, first_files, is_image
 
 
 class Folder(ImageData):
@@ -12,6 +12,11 @@ class Folder(ImageData):
     """
 
     layout = "one folder a class, with two images or more in each"
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        folders = [path for path in first_files(root) if path.is_dir()]
+        return sum(any(map(is_image, first_files(folder))) for folder in folders) > 1
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))

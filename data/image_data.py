@@ -1,7 +1,9 @@
 """What a labelled data set is, and how it is split."""
 
 import hashlib
+import itertools
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import UsageError
@@ -33,9 +35,10 @@ class ImageData:
         """
         self.root = Path(root or self.home)
         if not self.root.is_dir():
+            what = f"{self.root} is a file" if self.root.exists() else f"no folder {self.root}"
             raise UsageError(
-                f"no folder {self.root}: give the labelled images as --train-data-root=DIR, "
-                "or try the built-in images with --config=demo"
+                f"{what}: give the labelled images as --train-data-root=DIR, "
+                "or train on the built-in images with --config=demo"
             )
         self.classes, self.items = self.scan(self.root)
         if not self._usable(self.classes, self.items):
@@ -43,6 +46,11 @@ class ImageData:
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
         """Returns (classes, items) of the folder `root`; files that are no part of the set are left out."""
+        raise NotImplementedError
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """A quick look, for hints: whether the first files of `root` are such images."""
         raise NotImplementedError
 
     def split(self, val_fraction: float, seed: int) -> tuple[Items, Items]:
@@ -62,6 +70,11 @@ class ImageData:
             train += mine[cut:]
         return sorted(train), sorted(val)
 
+    def fingerprint(self, items: Items) -> str:
+        """A hash of the files' names below the root: the same images give the same one, wherever the root lies."""
+        names = "\n".join(path.relative_to(self.root).as_posix() for path, _ in items)
+        return hashlib.sha256(names.encode()).hexdigest()
+
     def _rank(self, path: Path, seed: int) -> bytes:
         return hashlib.sha256(f"{seed}/{path.relative_to(self.root).as_posix()}".encode()).digest()
 
@@ -78,8 +91,14 @@ class ImageData:
     def _nearby(self) -> str:
         """A hint at the sub-folder that the user may have meant."""
         folders = sorted(p for p in self.root.iterdir() if p.is_dir())
-        fitting = (folder for folder in folders if self._usable(*self.scan(folder)))
-        return next((f" Did you mean {folder}?" for folder in fitting), "")
+        return next((f" Did you mean {folder}?" for folder in folders if self.fits(folder)), "")
+
+
+def first_files(folder: Path, count: int = 100) -> list[Path]:
+    """Some files of a folder, however large it is; none where it may not be read."""
+    with suppress(OSError):
+        return list(itertools.islice(folder.iterdir(), count))
+    return []
 
 
 def is_image(path: Path) -> bool:

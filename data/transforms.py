@@ -72,9 +72,18 @@ def read(path: Path, side: int, pick: Callable[[tuple[int, int]], Box]) -> np.nd
                 image.draft("RGB", (math.ceil(wanted[0]), math.ceil(wanted[1])))
             fx, fy = image.width / width, image.height / height
             box = (box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy)
-            return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))
+            return np.asarray(eight_bits(image).convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise UsageError(f"image {path} cannot be read: {e}") from e
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Scales grey values of 16 bits, or floats in [0, 1], to 0 to 255; PIL's convert would only cut them off."""
+    if image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
+    return Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
 
 
 def center_square(size: tuple[int, int]) -> Box:

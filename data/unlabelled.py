@@ -1,5 +1,6 @@
 """The images that `test` labels."""
 
+from collections import Counter
 from pathlib import Path
 
 from data.image_data import is_image
@@ -23,15 +24,12 @@ def find(root: str | Path) -> list[tuple[str, Path]]:
         raise UsageError(f"no folder or image {root}: give what to label as --test-data-root=DIR or FILE")
     if not paths:
         raise UsageError(f"{root} holds no images: give what to label as --test-data-root=DIR or FILE")
-    numbers = [p.stem for p in paths if _is_number(p, folder)]
-    unique = len({int(n) for n in numbers}) == len(numbers)  # 1.jpg beside 1.png: their names tell them apart
-    ids = [(0, int(p.stem), "", p) if unique and _is_number(p, folder) else (1, 0, _name(p, folder), p) for p in paths]
-    return [(name or str(number), path) for _, number, name, path in sorted(ids)]
+    count = Counter(int(p.stem) for p in paths if _is_number(p, folder))
+    alone = {p for p in paths if _is_number(p, folder) and count[int(p.stem)] == 1}  # not 1.jpg beside 1.png
+    numbered = sorted((int(p.stem), p) for p in alone)
+    named = sorted((p.relative_to(folder).as_posix(), p) for p in paths if p not in alone)
+    return [(str(number), path) for number, path in numbered] + named
 
 
 def _is_number(path: Path, folder: Path) -> bool:
     return path.parent == folder and path.stem.isascii() and path.stem.isdigit()
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

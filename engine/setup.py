@@ -33,7 +33,7 @@ def training(opt: Config, dataset: ImageData, start_from: Path | None = None) ->
         UsageError: the model cannot take such images, or the weights do not fit it.
     """
     device, num_classes = pick(opt), len(dataset.classes)
-    models.check_input(opt.model, num_classes, opt.image_size)
+    models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size)
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
     net = models.build(opt.model, num_classes, opt.image_size, opt.pretrained, weights)
@@ -48,7 +48,7 @@ def training(opt: Config, dataset: ImageData, start_from: Path | None = None) ->
         "model": net.model_name,
         "num_classes": num_classes,
         "classes": dataset.classes,
-        "images": {"train": len(train_items), "val": len(val_items)},
+        "images": {"train": len(train_items), "val": len(val_items), "names": dataset.fingerprint(val_items)},
         "preprocess": preprocess.state_dict(),
         "threads": torch.get_num_threads(),
         "config": opt.model_dump(),

@@ -98,11 +98,11 @@ def build(
     return net
 
 
-def check_input(name: str, num_classes: int, image_size: int) -> None:
-    """Raises UsageError where the model cannot take images of this size; builds no weights (0.1 s)."""
+def check_input(name: str, num_classes: int, image_size: int, batch_size: int = 2) -> None:
+    """Raises UsageError where the model cannot be trained on such batches; builds no weights (0.1 s)."""
     from models import input_size
 
-    input_size.check(find(name), num_classes, image_size)
+    input_size.check(find(name), num_classes, image_size, batch_size)
 
 
 def __getattr__(name: str):

@@ -31,30 +31,31 @@ def on_meta(name: str, num_classes: int, image_size: int) -> nn.Module:
     return net.to("meta").eval()
 
 
-def check(name: str, num_classes: int, image_size: int) -> None:
-    """Refuses an image size that the net cannot take.
+def check(name: str, num_classes: int, image_size: int, batch_size: int = 2) -> None:
+    """Refuses an image size that the net cannot be trained on in such batches.
 
     Raises:
         UsageError: names the smallest of the usual sizes that works, and the nearest to the one asked for.
     """
-    if _takes(name, num_classes, image_size):
+    single = batch_size == 1  # then batch norm needs maps of more than 1x1
+    if _takes(name, num_classes, image_size, single):
         return
-    working = [size for size in SIZES if _takes(name, num_classes, size)]
+    working = [size for size in SIZES if _takes(name, num_classes, size, single)]
     if not working:  # then it is not the size: let the real net show what is wrong
         return
     smallest, nearest = working[0], min(working, key=lambda size: abs(size - image_size))
     also = f", the nearest {nearest}" if nearest != smallest else ""
     raise UsageError(
-        f"{name} cannot take images of {image_size}x{image_size} pixels: "
+        f"{name} cannot take images of {image_size}x{image_size} pixels{' one at a time' if single else ''}: "
         f"of the usual sizes the smallest that works is {smallest}{also}"
     )
 
 
-def _takes(name: str, num_classes: int, size: int) -> bool:
-    """Whether an image of this size goes through. Any failure counts: check() asks again at other sizes."""
+def _takes(name: str, num_classes: int, size: int, training: bool) -> bool:
+    """Whether one image of this size goes through. Any failure counts: check() asks again at other sizes."""
     try:
         with torch.no_grad():
-            on_meta(name, num_classes, size)(torch.empty(1, 3, size, size, device="meta"))
+            on_meta(name, num_classes, size).train(training)(torch.empty(1, 3, size, size, device="meta"))
     except Exception:
         return False
     return True

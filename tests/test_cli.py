@@ -45,6 +45,7 @@ MISTAKES = [
     (["train", "-lr=0.1"], "as in --lr=0.1"),
     (["train", "ResNet34"], "stray word 'ResNet34'"),
     (["train", "--", "--lr=1"], "stray word '--'"),
+    (["train", "--=1"], "stray word '--=1'"),
     (["train", "--lr=0.1", "--lr=0.2"], "--lr is given twice, as '0.1' and as '0.2'"),
     (["train", "--train-data-root=a", "--train_data_root=b"], "given twice"),
     (["train", "--normalize"], "unknown option --normalize"),

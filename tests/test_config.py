@@ -50,6 +50,12 @@ def test_base_presets(tmp_path):
     assert (opt.dataset, opt.seed) == ("Demo", 3)
 
 
+def test_a_missing_base_is_told_with_its_line(tmp_path):
+    path = preset(tmp_path, "seed: 1\nbase: nope\n")
+    with pytest.raises(UsageError, match="line 2: base: unknown preset 'nope'"):
+        resolve(config=path)
+
+
 def test_presets_in_a_circle(tmp_path):
     preset(tmp_path, "base: b.yaml\n", "a.yaml")
     path = preset(tmp_path, "base: a.yaml\n", "b.yaml")

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -45,7 +46,7 @@ def test_a_run_folder_says_everything(tiny_run, dogcat):
     config = yaml.safe_load((tiny_run / "config.yaml").read_text())
     assert Config(**config).model_dump() == config and config["train_data_root"] == f"{dogcat}/train"
     (start,), steps, (epoch,) = (events(tiny_run, kind) for kind in ("start", "step", "epoch"))
-    assert start["classes"] == ["cat", "dog"] and start["images"] == {"train": 16, "val": 8}
+    assert start["classes"] == ["cat", "dog"] and (start["images"]["train"], start["images"]["val"]) == (16, 8)
     assert [event["step"] for event in steps] == [1, 2]
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_confusion", "lr", "rate"):
         assert name in epoch
@@ -82,6 +83,80 @@ def test_val_from_python_gives_the_figures_bit_for_bit(tiny_run):
     figures = val(load_path=str(tiny_run))
     (epoch,) = events(tiny_run, "epoch")
     assert {f"val_{k}": v for k, v in figures.items()} == {k: v for k, v in epoch.items() if k.startswith("val_")}
+
+
+def test_from_python_with_paths_and_numbers(dogcat, tmp_path):
+    from main import test, train, val
+
+    tiny = {"model": "resnet18", "image_size": 32, "max_epoch": 1, "num_workers": 0, "vis_port": None, "use_gpu": False}
+    run = train(train_data_root=dogcat / "train", checkpoint_dir=tmp_path, lr=1e-3, **tiny)
+    assert 0 <= val(load_path=run)["accuracy"] <= 1
+    test(load_path=run, test_data_root=dogcat / "test1", result_file=tmp_path / "r.csv")
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 11
+
+
+def test_val_warns_where_the_folder_is_another(tiny_run, dogcat, command, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(dogcat / "train", moved)
+    whole = command("val", f"--load-path={tiny_run}", f"--train-data-root={moved}")
+    assert whole[0] == 0 and whole[2] == ""
+    (moved / "cat.3.jpg").unlink()
+    (moved / "cat.4.jpg").unlink()
+    code, _, err = command("val", f"--load-path={tiny_run}", f"--train-data-root={moved}")
+    assert code == 0 and "may have been trained on" in err and err.count("\n") == 1
+
+
+def test_nobody_reads_the_output_to_its_end(dogcat, tmp_path):
+    words = [
+        sys.executable,
+        "main.py",
+        "train",
+        *TINY,
+        f"--train-data-root={dogcat}/train",
+        f"--checkpoint-dir={tmp_path}",
+    ]
+    shown = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    shown.stdout.close()
+    assert b"Traceback" not in shown.communicate(timeout=200)[1]
+    (run,) = tmp_path.iterdir()
+    assert weights(run)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--checkpoint-dir={file}"], "--checkpoint-dir={file} is a file: give a folder"),
+        (["--train-data-root={file}"], "{file} is a file: give the labelled images"),
+        (["--batch-size=1", "--checkpoint-dir={dir}/runs"], "cannot take images of 32x32 pixels one at a time"),
+        (
+            ["--load-path={weights}", "--checkpoint-dir={dir}/runs"],
+            "with 1000 classes; this has 2: train with --pretrained",
+        ),
+    ],
+)
+def test_mistakes_of_train(flags, message, dogcat, command, tmp_path):
+    places = {"file": dogcat / "train" / "cat.0.jpg", "dir": tmp_path, "weights": tmp_path / "w.pth"}
+    torch.save(models.build("resnet18", 1000).state_dict(), places["weights"])
+    flags = [flag.format(**places) for flag in flags]
+    code, _, err = command("train", *unless_given([*TINY, f"--train-data-root={dogcat}/train"], flags), *flags)
+    assert code == 2 and message.format(**places) in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_csv_may_go_to_a_device_or_through_a_link(tiny_run, dogcat, command, tmp_path):
+    words = ["test", f"--load-path={tiny_run}", f"--test-data-root={dogcat}/test1/1.jpg"]
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    assert command(*words, f"--result-file={tmp_path}/pipe")[0] == 0
+    reader.join(10)
+    assert read[0].startswith("id,label") and (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    assert command(*words, f"--result-file={tmp_path}/link.csv")[0] == 0
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").is_file()
+    code, _, err = command(*words, f"--result-file={tmp_path}")
+    assert code == 2 and "is a folder: give a file" in err
 
 
 def test_the_same_command_gives_the_same_weights(dogcat, tiny_run, tmp_path):

@@ -11,6 +11,7 @@ A plain state dict (`torch.save(net.state_dict())`, torchvision's weight files) 
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
 
     `last` means the newest run folder in `runs`.
     """
-    path = newest(runs) if str(path) == "last" else Path(path)
+    path = newest(runs) if str(path) == "last" else Path(path).expanduser()
     if path.is_dir():
         for name in ("best.pth", "last.pth"):
             if (path / name).is_file():
@@ -79,14 +80,17 @@ def read(path: str | Path) -> dict:
     path = find(path)
     try:
         _check_bytes(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on old pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise UsageError(f"{path} is refused: it is no checkpoint, or it would run code when loaded") from e
     except (EOFError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise UsageError(f"{path} is damaged ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from e
-    if not isinstance(content, dict):
+        state = "damaged or no checkpoint at all" if path.stat().st_size else "empty"
+        raise UsageError(f"{path} is {state}: copy it again, or take another one") from e
+    if not isinstance(content, dict) or not isinstance(content.get("net", {}), dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
-    if content.get("format", FORMAT) > FORMAT:
+    if content.get("format", FORMAT) not in range(FORMAT + 1):
         raise UsageError(f"{path} was written by a newer version of this program: update it")
     return content if "net" in content else {"net": content}
 
@@ -112,12 +116,25 @@ def load_net(net: "nn.Module", content: dict, path: str | Path) -> None:
         raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, wanted = content["net"], net.state_dict()
     wrong = [k for k in wanted if not fits(state.get(k), wanted[k])] + [k for k in state if k not in wanted]
-    if wrong:
+    if wrong and not any(is_head(state.get(k), wanted[k]) for k in wrong):
         raise UsageError(
             f"{path} does not fit {ours[0]} with {ours[1]} classes: "
-            f"{len(wrong)} of {len(wanted)} entries are missing, unknown or of another shape, first {wrong[0]}"
+            f"{len(wrong)} entries are missing, unknown or of another shape, first {wrong[0]}. "
+            "(torchvision's own weights are taken with --pretrained)"
+        )
+    if wrong:
+        there = next(len(state[k]) for k in wrong if is_head(state.get(k), wanted[k]))
+        raise UsageError(
+            f"{path} holds {theirs[0]} with {there} classes; this has {ours[1]}: "
+            "train with --pretrained as well, to start with a new head"
         )
     net.load_state_dict(state)
+
+
+def is_head(entry: object, wanted: "torch.Tensor") -> bool:
+    """Whether a state dict's entry differs from `wanted` in its first dimension alone, the classes of a head."""
+    shape = getattr(entry, "shape", ())
+    return len(shape) > 0 and shape[1:] == wanted.shape[1:] and shape != wanted.shape
 
 
 def fits(entry: object, wanted: "torch.Tensor") -> bool:

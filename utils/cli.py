@@ -38,7 +38,7 @@ def _flags(command: str, words: list[str]) -> dict[str, str]:
     words = list(reversed(words))
     while words:
         word = words.pop()
-        if not word.startswith("--") or word == "--":
+        if not word.startswith("--") or not word[2:].partition("=")[0]:
             raise UsageError(_stray(command, word))
         name, equals, text = word[2:].partition("=")
         name = name.replace("-", "_")

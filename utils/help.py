@@ -103,7 +103,8 @@ def _option(name: str) -> str:
     if is_switch(name):
         lines.append(f"  typed    --{dashed(name)}, --{dashed(name)}=false, --no-{dashed(name)}")
     else:
-        lines.append(f"  typed    --{dashed(name)}={field.default}, or `{name}: {field.default}` in a preset")
+        example = "..." if field.default is None else field.default
+        lines.append(f"  typed    --{dashed(name)}={example}, or `{name}: {example}` in a preset")
     return "\n".join(lines)
 
 

@@ -35,9 +35,12 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[str,
             raise UsageError(f"{place}: {key.value} is given a second time ({values[key.value][1]})")
         values[key.value] = (value.value, place)
     if "base" in values:
-        base = values.pop("base")[0]
+        base, place = values.pop("base")
         beside = path.parent / base
-        return read(beside if beside.is_file() else base, (*_seen, path)) | values
+        try:
+            return read(beside if beside.is_file() else base, (*_seen, path)) | values
+        except UsageError as e:
+            raise UsageError(str(e) if str(path.parent) in str(e) else f"{place}: base: {e}") from None
     return values
 
 

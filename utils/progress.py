@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -25,10 +26,9 @@ class Progress:
         elif time.monotonic() - self.last_line > EVERY:
             self.last_line = time.monotonic()
             left = (self.total - self.count) / self.rate
-            print(
-                f"{self.title} {self.count}/{self.total}  {self.figures}  {self.rate:.1f} img/s  {left:.0f} s left",
-                flush=True,
-            )
+            rate = f"{self.rate:.1f} img/s  {left:.0f} s left"
+            with suppress(BrokenPipeError):  # nobody reads on
+                print(f"{self.title} {self.count}/{self.total}  {self.figures}  {rate}", flush=True)
 
     def show(self, **figures: float) -> None:
         """Sets the figures beside the bar."""

@@ -20,14 +20,13 @@ def write_csv(
         ids: id of each image, in the order of the predictions.
         predictions: batches with their logits (N, K).
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent} for --result-file={path}: make it, or give another place")
     rows = iter(ids)
     with files.whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes])
         for _, logits in predictions:
+            if not logits.isfinite().all():
+                raise UsageError("the net's output is not finite: the training diverged; use an earlier checkpoint")
             for probs in logits.double().softmax(dim=1).tolist():
                 writer.writerow([next(rows), *_cells(probs, classes)])
     return len(ids)

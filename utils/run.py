@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,9 @@ class Run:
 
     def say(self, line: str) -> None:
         """A line on the terminal, above the progress bar, and in every sink that takes text."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):  # `train | head`: nobody reads on, the training goes on
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
         for sink in self.sinks:
             sink.text(line)
 
