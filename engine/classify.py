@@ -27,7 +27,7 @@ class Classify(Task):
         self.net = net.to(device.device, memory_format=device.memory_format)
         if steps:
             extra = {"momentum": 0.9, "nesterov": True} if opt.optimizer == "SGD" else {}
-            fused = device.device.type in ("cpu", "cuda")  # one pass over the weights: Adam in a fifth of the time
+            fused = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
             self.optimizer = net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, fused=fused, **extra)
             self.schedule = Schedule(self.optimizer, opt.scheduler, steps, opt.lr_decay)
 
