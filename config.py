@@ -107,7 +107,8 @@ class Config(BaseModel):
             UsageError: an unknown option, one that `command` does not read, or a value out of place; one line.
         """
         flags = dict(flags)
-        preset = presets.read(flags.pop("config")) if flags.get("config") is not None else {}
+        config = flags.pop("config", None)
+        preset = {} if config is None else presets.read(config)
         for name in flags:
             _check_flag(name, command)
         for name, (_, place) in preset.items():
@@ -164,9 +165,8 @@ def _type_name(kind: Any) -> str:
 
 def _check_flag(name: str, command: str) -> None:
     if name not in Config.model_fields:
-        raise UsageError(
-            f"unknown option --{dashed(name)}.{nearest(name, Config.model_fields)} `help` lists all options"
-        )
+        hint = nearest(name, [*Config.model_fields, "config"])
+        raise UsageError(f"unknown option --{dashed(name)}.{hint} `help` lists all options")
     if command not in commands_of(name):
         raise UsageError(
             f"--{dashed(name)} has no effect on {command}: it is an option of {', '.join(commands_of(name))}"

@@ -27,6 +27,7 @@ finally:
 
 MISTAKES = [
     (["train", "--modle=ResNet34"], "unknown option --modle. Did you mean model?"),
+    (["train", "--confg=demo"], "unknown option --confg. Did you mean config?"),
     (["train", "--lr=fast"], "--lr takes number > 0, not 'fast'"),
     (["train", "--lr=-1"], "--lr takes number > 0, not '-1'"),
     (["train", "--lr=nan"], "--lr takes number > 0"),

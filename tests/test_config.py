@@ -41,6 +41,10 @@ def test_precedence(tmp_path):
     assert (opt.lr, opt.batch_size, opt.seed, opt.max_epoch) == (2e-3, 4, 5, 3)
 
 
+def test_no_preset_from_python():
+    assert resolve(config=None) == Config()
+
+
 def test_base_presets(tmp_path):
     preset(tmp_path, "lr: 1e-3\nseed: 1\nmodel: AlexNet\n", "a.yaml")
     preset(tmp_path, "base: a.yaml\nseed: 2\n", "b.yaml")
