@@ -54,14 +54,17 @@ def find(name: str) -> str:
 
 
 def describe(name: str) -> str:
-    """What the model is: the docstring of a model of this folder, the first paragraph of torchvision's."""
+    """What the model is: the docstring of a model of this folder, what torchvision says of one of its own."""
     name = find(name)
     if name in entries():
         return entries()[name].docstring
     tree = ast.parse(_torchvision_files()[name].read_text(encoding="utf-8"))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     text = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split())
-    return re.sub(r"`([^`<]+?) ?<([^>]+)>`_+", r"\1 (\2)", text)  # a link of their markup: title (address)
+    text = re.sub(r"`([^`<]+?) ?<([^>]+)>`_+", r"\1 (\2)", text)  # a link of their markup: title (address)
+    from models import torchvision_models
+
+    return f"{text}\n\n{torchvision_models.facts(name)}"
 
 
 def build(

@@ -1,6 +1,6 @@
 """torchvision's classifiers, by torchvision's names, with the methods of BasicModule."""
 
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
 
 from models.basic_module import BasicModule
 
@@ -19,6 +19,16 @@ def build(name: str, num_classes: int, image_size: int) -> BasicModule:
     net.__class__ = type(type(net).__name__, (BasicModule, type(net)), {})
     net.model_name, net.num_classes, net.torchvision_name = name, num_classes, name
     return net
+
+
+def facts(name: str) -> str:
+    """Input, output and size of the net in words, from what torchvision says of its newest weights."""
+    weights = get_model_weights(name).DEFAULT
+    side, (height, width) = weights.transforms.keywords["crop_size"], weights.meta["min_size"]
+    return (
+        f"Input (N, 3, H, W); torchvision's weights want {height} x {width} or more, and were judged at {side} x {side}.\n"
+        f"Output logits (N, num_classes). {weights.meta['num_params']:,} parameters with 1000 classes."
+    )
 
 
 def _options(name: str, image_size: int) -> dict:
