@@ -26,7 +26,7 @@ def facts(name: str) -> str:
     weights = get_model_weights(name).DEFAULT
     side, (height, width) = weights.transforms.keywords["crop_size"], weights.meta["min_size"]
     return (
-        f"Input (N, 3, H, W); torchvision's weights want {height} x {width} or more, and were judged at {side} x {side}.\n"
+        f"Input (N, 3, H, W); torchvision's weights take {height} x {width} or more, judged at {side} x {side}.\n"
         f"Output logits (N, num_classes). {weights.meta['num_params']:,} parameters with 1000 classes."
     )
 
