@@ -90,7 +90,7 @@ def test_find_cuts_a_long_list_and_survives_an_empty_one():
 
 def test_names_and_help_import_no_torch():
     code = (
-        "import models, sys; models.names(); models.torchvision_names(); models.describe('resnet50');"
+        "import models, sys; models.names(); models.torchvision_names(); models.describe('ResNet34');"
         "models.find('AlexNet'); dir(models); assert not {'torch', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
