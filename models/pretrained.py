@@ -61,7 +61,7 @@ def load(net: nn.Module, state: State, path: Path) -> None:
     own = net.state_dict()
     state = _translated(state, net, own)
     unlike = [k for k in own if k in state and not checkpoint.fits(state[k], own[k])]
-    head = [k for k in unlike if _is_head(state[k], own[k], net.num_classes)]
+    head = [k for k in unlike if checkpoint.is_head(state[k], own[k], net.num_classes)]
     kept = OrderedDict((k, v) for k, v in state.items() if k not in head)
     kept._metadata = version
     try:
@@ -101,8 +101,3 @@ def _translated(state: State, net: nn.Module, own: State) -> State:
     if name.startswith("vit_") and POSITION in state and state[POSITION].shape != own[POSITION].shape:
         return interpolate_embeddings(net.image_size, net.patch_size, OrderedDict(state))
     return state
-
-
-def _is_head(theirs: Tensor, ours: Tensor, num_classes: int) -> bool:
-    """Whether two entries differ in the number of classes alone."""
-    return theirs.dim() > 0 and ours.shape == (num_classes, *theirs.shape[1:])

@@ -3,8 +3,9 @@
 A training checkpoint is a dict:
     format, model, num_classes, classes     what the net is
     net, optimizer, scheduler, rng          states
-    epoch, step, best, metrics              where the run stood
-    preprocess, config                      what val and test must repeat
+    epoch, step, best_score, best_epoch     where the run stood
+    metrics                                 figures of the last validation
+    preprocess, config, images, threads     what val and test must repeat, and check
 A plain state dict (`torch.save(net.state_dict())`, torchvision's weight files) reads as {"net": state dict}.
 """
 
@@ -116,25 +117,25 @@ def load_net(net: "nn.Module", content: dict, path: str | Path) -> None:
         raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, wanted = content["net"], net.state_dict()
     wrong = [k for k in wanted if not fits(state.get(k), wanted[k])] + [k for k in state if k not in wanted]
-    if wrong and not any(is_head(state.get(k), wanted[k]) for k in wrong):
+    heads = [k for k in wrong if k in wanted and is_head(state.get(k), wanted[k], ours[1])]
+    if wrong and not heads:
         raise UsageError(
             f"{path} does not fit {ours[0]} with {ours[1]} classes: "
             f"{len(wrong)} entries are missing, unknown or of another shape, first {wrong[0]}. "
             "(torchvision's own weights are taken with --pretrained)"
         )
-    if wrong:
-        there = next(len(state[k]) for k in wrong if is_head(state.get(k), wanted[k]))
+    if heads:
         raise UsageError(
-            f"{path} holds {theirs[0]} with {there} classes; this has {ours[1]}: "
+            f"{path} holds {theirs[0]} with {len(state[heads[0]])} classes; this has {ours[1]}: "
             "train with --pretrained as well, to start with a new head"
         )
     net.load_state_dict(state)
 
 
-def is_head(entry: object, wanted: "torch.Tensor") -> bool:
-    """Whether a state dict's entry differs from `wanted` in its first dimension alone, the classes of a head."""
+def is_head(entry: object, wanted: "torch.Tensor", num_classes: int | None) -> bool:
+    """Whether a state dict's entry differs from `wanted`, of a net with `num_classes`, in the class count alone."""
     shape = getattr(entry, "shape", ())
-    return len(shape) > 0 and shape[1:] == wanted.shape[1:] and shape != wanted.shape
+    return len(shape) > 0 and shape != wanted.shape and wanted.shape == (num_classes, *shape[1:])
 
 
 def fits(entry: object, wanted: "torch.Tensor") -> bool:
