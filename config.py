@@ -34,7 +34,7 @@ PathText = Annotated[
     BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v),
     AfterValidator(os.path.expanduser),
 ]
-LEARN = ("train", "bench")  # commands
+LEARN = ("train", "bench", "check")  # commands
 JUDGE = ("val", "test")
 NONE = ("none", "null", "~", "")  # what clears an option that may be empty
 
@@ -50,16 +50,19 @@ class Config(BaseModel):
     model: str = option("experiment", "ResNet34", "the net, by name (val, test: must be the checkpoint's)", LEARN + JUDGE)
     load_path: PathText | None = option("experiment", None, "checkpoint file or run folder (last: the newest run); for train: weights to start from", ("train", *JUDGE))
     pretrained: bool = option("experiment", False, "start from torchvision's weights (its cache, or the file --load-path)", ("train",))
+    resume: PathText | None = option("experiment", None, "run folder to go on with (last: the newest run); its options stay, flags win", ("train",))
     seed: int = option("experiment", 0, "fixes the split, the order, the augmentation and the first weights", LEARN, ge=0, lt=2**31)
-    checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last looks", ("train", *JUDGE))
+    checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last and resume=last look", ("train", "check", *JUDGE))
 
     dataset: str = option("data", "DogCat", "the data set, by name")
-    train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", ("train", "val", "bench"))
+    train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", (*LEARN, "val"))
     test_data_root: PathText = option("data", "data/test1", "images to label: a folder or one file", ("test",))
     val_fraction: float = option("data", 0.3, "part of each class that is kept for validation", LEARN, gt=0, lt=1)
     image_size: int = option("data", 224, "side of the square that the net sees, in pixels", LEARN, ge=8, le=4096)
     min_crop: float = option("data", 0.25, "smallest part of an image's area that a training crop takes", LEARN, gt=0, le=1)
     batch_size: int = option("data", 32, "images a step", LEARN + JUDGE, ge=1)
+    on_bad_image: Literal["fail", "skip"] = option("data", "fail", "an image that cannot be read; skip: another one of its class takes its place", (*LEARN, "val"))
+    data_timeout: float = option("data", 300, "seconds that the worker processes may take for a batch", LEARN + JUDGE, gt=0)
 
     max_epoch: int = option("training", 10, "epochs", ("train",), ge=1)
     optimizer: Literal["Adam", "AdamW", "SGD"] = option("training", "Adam", "update rule of torch.optim (SGD: with Nesterov momentum 0.9)")
@@ -67,6 +70,7 @@ class Config(BaseModel):
     scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = option("training", "plateau", "how the learning rate falls", ("train",))
     lr_decay: float = option("training", 0.5, "plateau: factor on lr when the validation loss rises", ("train",), gt=0, lt=1)
     weight_decay: float = option("training", 1e-4, "weight decay (Adam, SGD: an L2 term in the gradient)", LEARN, ge=0)
+    on_nan: Literal["stop", "skip"] = option("training", "stop", "a step whose loss or gradients are not finite; skip: leave it out", LEARN)
 
     use_gpu: bool | None = option("machine", None, "train on the GPU; None: where there is one", LEARN + JUDGE)
     amp: Literal["auto", "bf16", "off"] = option("machine", "auto", "bfloat16 autocast; auto: where the hardware has it", LEARN + JUDGE)
@@ -74,9 +78,11 @@ class Config(BaseModel):
     num_workers: int | None = option("machine", None, "processes that read images; None: fits the machine, 0: none", LEARN + JUDGE, ge=0)
 
     print_freq: int = option("output", 20, "steps between two updates of the record, the terminal and visdom (one a second at least)", ("train",), ge=1)
+    save_every: int = option("output", 1000, "steps between two checkpoints within an epoch; each epoch ends with one", ("train",), ge=1)
+    keep: int = option("output", 2, "checkpoints kept while training, beside the best", ("train", "check"), ge=1)
     env: str = option("output", "default", "visdom environment", ("train",))
     vis_port: int | None = option("output", 8097, "port of the visdom server; None: no visdom", ("train",), ge=1, le=65535)
-    debug_file: PathText | None = option("output", "/tmp/debug", "while this file exists, a debugger opens at the next print_freq step", ("train",))
+    debug_file: PathText | None = option("output", "/tmp/debug", "while this file exists, a debugger opens at each print_freq step (on a terminal)", ("train",))
     result_file: PathText = option("output", "result.csv", "the CSV that test writes", ("test",))
     # fmt: on
 

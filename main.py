@@ -10,35 +10,47 @@ from fire.decorators import SetParseFn
 
 import data
 from config import Config, dashed
+from engine import resume
 from utils import checkpoint, cli, files
 from utils import help as help_pages
-from utils.errors import UsageError
+from utils.errors import Failure, Stopped, UsageError
 
 
 @SetParseFn(str)
 def train(**flags):
-    """Train a model, and keep the last and the best epoch in a run folder.
+    """Train a model, and keep the last and the best epoch in a run folder; or go on with a run.
+
+    Ctrl-C stops it after the step and saves it; so does `touch RUN_FOLDER/STOP`. `touch RUN_FOLDER/SAVE` saves it.
 
     Examples:
         python main.py train --config=demo
+        python main.py train --resume=last
         python main.py train --model=ResNet34 --train-data-root=DIR --max-epoch=20 --scheduler=cosine
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
     """
-    opt = Config.resolve("train", flags)
-    start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path else None
-    files.check_writable(opt.checkpoint_dir, "--checkpoint-dir", folder=True)
+    opt, folder = resume.options(flags)
+    goes_on = folder is not None and checkpoint.saved_in(folder)
+    start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not goes_on else None
+    files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
     dataset = data.open(opt.dataset, opt.train_data_root)
 
-    from engine.loop import fit
+    from engine.loop import State, Training
     from engine.setup import training
     from utils.run import Run
 
-    task, loaders, about = training(opt, dataset, start_from)
-    run = Run.create(opt)
+    past = resume.newest(folder) if folder else resume.Past()
+    if past.epoch >= opt.max_epoch:
+        print(f"{folder} has done its {past.epoch} epochs: to train on, give more, as --max-epoch={2 * past.epoch}")
+        return folder
+    task, loaders, about = training(opt, dataset, start_from, past.content)
+    run = Run.resume(folder, opt, past.epoch, past.step, past.best) if folder else Run.create(opt)
     try:
-        run.say(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
-        run.record("start", **about)
-        state = fit(task, loaders.train, loaders.val, run, opt, about)
+        with loaders:
+            for line in past.told(folder, about):
+                run.say(line)
+            run.say(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
+            run.record("resume" if folder else "start", **about)
+            state = Training(task, loaders.train, loaders.val, run, opt, about, State.of(past.content)).fit()
         run.say(f"best: epoch {state.best_epoch}, accuracy {state.best_score:.2%}. All of it is in {run.folder}")
         folder = shlex.quote(str(run.folder))
         run.say(f"next: python main.py val --load-path={folder}")
@@ -59,22 +71,27 @@ def val(**flags):
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
     """
     opt, content = saved_run("val", flags)
-    from engine.loop import watched
+    from data.loaders import noting_bad
+    from engine.device import memory_told
     from engine.setup import judge, val_loader
     from utils import metrics
+    from utils.progress import watched
 
     dataset = data.open(opt.dataset, opt.train_data_root)
     if dataset.classes != content["classes"]:
         raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {content['classes']}")
     items = dataset.split(opt.val_fraction, opt.seed)[1]
-    if dataset.fingerprint(items) != content["images"]["names"]:
+    files_of = dataset.fingerprint(items)
+    if files_of != content["images"].get("val_files", files_of):
         warning = "its files are not those of the training, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
-    task = judge(opt, content)
-    loader = val_loader(opt, items, task)
-    print(f"{content['model']} of epoch {content['epoch']} on {len(loader.items)} validation images of {dataset.root}")
-    figures = task.evaluate(watched(loader.at(0), "validating"))
+    task, bad = judge(opt, content), []
+    with val_loader(opt, items, task) as loader, memory_told(opt, task.preprocess.image_size):
+        print(f"{content['model']} of epoch {content['epoch']} on {len(items)} validation images of {dataset.root}")
+        figures = task.evaluate(noting_bad(watched(loader.at(0), "validating", len(items)), bad))
     print(metrics.table(figures, task.classes))
+    for line in bad:
+        print(f"replaced by another image of its class: {line}")
     return figures
 
 
@@ -93,15 +110,35 @@ def test(**flags):
 
     found = unlabelled.find(opt.test_data_root)
 
-    from engine.loop import watched
+    from engine.device import memory_told
     from engine.setup import judge, test_loader
     from utils import results
+    from utils.progress import watched
 
     task = judge(opt, content)
-    loader = test_loader(opt, [path for _, path in found], task)
-    predictions = task.predict(watched(loader, "labelling"))
-    count = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
+    with test_loader(opt, [path for _, path in found], task) as loader, memory_told(opt, task.preprocess.image_size):
+        predictions = task.predict(watched(loader, "labelling", len(found)))
+        count = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
     print(f"{opt.result_file}: {count} rows, {results.meaning(task.classes)}")
+
+
+@SetParseFn(str)
+def check(**flags):
+    """Look over a data set before it is trained on: unreadable and odd files, labels, duplicates, disk, one step.
+
+    Exit code 1 where something would stop a run.
+
+    Examples:
+        python main.py check --train-data-root=DIR
+        python main.py check --config=demo
+    """
+    opt = Config.resolve("check", flags)
+    dataset = data.open(opt.dataset, opt.train_data_root)
+
+    from engine.check import check as look_over
+
+    if not look_over(opt, dataset):
+        sys.exit(1)
 
 
 @SetParseFn(str)
@@ -132,7 +169,7 @@ def help(*topics):  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-COMMANDS = {"train": train, "val": val, "test": test, "bench": bench, "help": help}
+COMMANDS = {"train": train, "val": val, "test": test, "check": check, "bench": bench, "help": help}
 
 
 def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
@@ -165,6 +202,11 @@ def main() -> None:
     except UsageError as e:
         print(f"main.py: {e}", file=sys.stderr)
         sys.exit(2)
+    except Failure as e:
+        print(f"main.py: {e}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as e:
+        sys.exit(e.code)
     except KeyboardInterrupt:
         print("main.py: stopped", file=sys.stderr)
         sys.exit(130)

@@ -71,12 +71,13 @@ class ImageData:
         return sorted(train), sorted(val)
 
     def fingerprint(self, items: Items) -> str:
-        """A hash of the files' names below the root: the same images give the same one, wherever the root lies."""
-        names = "\n".join(path.relative_to(self.root).as_posix() for path, _ in items)
-        return hashlib.sha256(names.encode()).hexdigest()
+        """A hash of the files' names below the root and sizes: the same images give the same one, wherever they lie."""
+        lines = (f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path, _ in items)
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def _rank(self, path: Path, seed: int) -> bytes:
-        return hashlib.sha256(f"{seed}/{path.relative_to(self.root).as_posix()}".encode()).digest()
+        name = f"{seed}/{path.relative_to(self.root).as_posix()}"
+        return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
     @staticmethod
     def _usable(classes: list[str], items: Items) -> bool:

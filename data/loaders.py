@@ -4,92 +4,138 @@ Order and augmentation are keyed, not streamed: the order of an epoch comes from
 an image from (seed, epoch, index). The number of workers and an interruption change nothing of what is computed.
 """
 
+import itertools
+import multiprocessing
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import random
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from data import workers
 from data.image_data import Items
 from data.transforms import Preprocess
 from utils.errors import UsageError
 
 Key = tuple[int, int]  # (epoch, index of the image)
-Sample = tuple[np.ndarray, int, int]
+Sample = tuple[np.ndarray, int, int, list[str]]
+TRIES = 20  # images of the same class that are tried in place of one that cannot be read
 
 
 class Images(Dataset):
-    """Reads images of `items`; augments them, or only cuts them to the middle square."""
+    """Reads images of `items`; augments them, or only cuts them to the middle square.
 
-    def __init__(self, items: Items, preprocess: Preprocess, seed: int, augment: bool) -> None:
+    Args:
+        replace_bad: take another image of the same class where one cannot be read.
+    """
+
+    def __init__(self, items: Items, preprocess: Preprocess, seed: int, augment: bool, replace_bad: bool) -> None:
         self.items, self.preprocess, self.seed, self.augment = items, preprocess, seed, augment
+        self.replace_bad = replace_bad
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, key: Key) -> Sample | UsageError:
-        """Returns ((S, S, 3) uint8, label, index); an error is handed on: one that a worker raises loses its line."""
+        """Returns ((S, S, 3) uint8, label, index, what could not be read in its place).
+
+        An error is handed on: one that a worker raises loses its line.
+        """
         epoch, index = key
-        path, label = self.items[index]
-        try:
-            if self.augment:
-                return self.preprocess.train(path, key=f"{self.seed}/{epoch}/{index}"), label, index
-            return self.preprocess.eval(path), label, index
-        except UsageError as e:
-            return e
+        key, label, bad = f"{self.seed}/{epoch}/{index}", self.items[index][1], []
+        others = random.Random(key)
+        while True:
+            path = self.items[index][0]
+            try:
+                image = self.preprocess.train(path, key) if self.augment else self.preprocess.eval(path)
+                return image, label, index, bad
+            except UsageError as e:
+                if not self.replace_bad:
+                    return e
+                bad.append(str(e))
+                if len(bad) > TRIES:
+                    return UsageError(f"{len(bad)} images of one class cannot be read, the last: {e}")
+                index = others.choice(self._of_class[label])
+
+    @cached_property
+    def _of_class(self) -> dict[int, list[int]]:
+        indices = defaultdict(list)
+        for index, (_, label) in enumerate(self.items):
+            indices[label].append(index)
+        return indices
 
 
 class Batches(Sampler[list[Key]]):
     """The batches of one epoch at a time, as lists of (epoch, index); shuffled where there is a `seed`.
 
     Every image comes once an epoch. A last batch of a single image joins the one before: BatchNorm cannot
-    learn from one value.
+    learn from one value. `epoch`, `start`: which epoch comes next, and how many of its images lie behind.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int | None = None) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epoch = 0
-        self.cuts = list(range(0, count, batch_size)) + [count]
-        if len(self.cuts) > 2 and count - self.cuts[-2] == 1:
-            del self.cuts[-2]
+        self.epoch = self.start = 0
+
+    @property
+    def cuts(self) -> list[int]:
+        """Where the batches begin, and the end."""
+        cuts = [*range(self.start, self.count, self.batch_size), self.count]
+        if len(cuts) > 2 and self.count - cuts[-2] == 1:
+            del cuts[-2]
+        return cuts
 
     def __len__(self) -> int:
         return len(self.cuts) - 1
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = range(self.count)
+        order, cuts = range(self.count), self.cuts
         if self.seed is not None:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
         keys = [(self.epoch, index) for index in order]
-        return (keys[a:b] for a, b in zip(self.cuts, self.cuts[1:], strict=False))
+        return (keys[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
 
 
 @dataclass
 class Batch:
-    """images (N, S, S, 3) uint8; labels (N,) int64; indices (N,) int64: positions in the data set's items."""
+    """images (N, S, S, 3) uint8; labels (N,) int64; indices (N,) int64: positions in the data set's items.
+
+    bad: for each file that could not be read, and was replaced, one line.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+    bad: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.indices)
+        images, labels = (x.to(device, non_blocking=True) for x in (self.images, self.labels))
+        return replace(self, images=images, labels=labels)
 
 
-def collate(samples: list[Sample | UsageError]) -> Batch | UsageError:
+def collate(samples: list[Sample | UsageError]) -> Batch | Exception:
     errors = [sample for sample in samples if isinstance(sample, UsageError)]
     if errors:
         return errors[0]
-    images, labels, indices = zip(*samples, strict=True)
-    return Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), torch.tensor(indices))
+    images, labels, indices, bad = zip(*samples, strict=True)
+    batch = Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), torch.tensor(indices), sum(bad, []))
+    try:
+        if get_worker_info():  # it would be shared later, where an error is lost
+            batch.images.share_memory_()
+    except RuntimeError as e:
+        return workers.failure(e, 0, "") or e
+    return batch
 
 
 class Loader(DataLoader):
@@ -98,7 +144,9 @@ class Loader(DataLoader):
     Args:
         seed: shuffles; None keeps the order of `items`.
         augment: random crops and mirrors, else the middle square.
+        replace_bad: take another image of the same class where one cannot be read.
         pin: copy batches into page-locked memory, from where a GPU takes them without waiting.
+        timeout: seconds that a batch may take to come from the workers.
     """
 
     def __init__(
@@ -106,38 +154,90 @@ class Loader(DataLoader):
         items: Items,
         preprocess: Preprocess,
         batch_size: int,
-        workers: int = 0,
+        num_workers: int = 0,
         seed: int | None = None,
         augment: bool = False,
+        replace_bad: bool = False,
         pin: bool = False,
+        timeout: float = 300,
     ) -> None:
-        self.items = items
+        self.items, self.processes = items, set()
+        weakref.finalize(self, _kill, self.processes)
         super().__init__(
-            Images(items, preprocess, seed or 0, augment),
+            Images(items, preprocess, seed or 0, augment, replace_bad),
             batch_sampler=Batches(len(items), batch_size, seed),
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             collate_fn=collate,
             pin_memory=pin,
-            worker_init_fn=_quiet_worker,
+            timeout=timeout if num_workers else 0,
+            generator=torch.Generator(),  # torch draws a number each epoch: not from the training's numbers
+            worker_init_fn=workers.settle,
         )
 
-    def at(self, epoch: int) -> "Loader":
-        self.batch_sampler.epoch = epoch
+    def at(self, epoch: int, start: int = 0) -> "Loader":
+        """The loader itself, set to the images of `epoch` from position `start` on."""
+        self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
         return self
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            if isinstance(batch, UsageError):
+        """Yields the batches.
+
+        Raises:
+            UsageError: an image cannot be read.
+            Failure: a worker process died, hangs, or has no shared memory left.
+        """
+        before = set(multiprocessing.active_children())
+        with workers.stops_held_back():
+            batches = super().__iter__()
+        self.processes |= set(multiprocessing.active_children()) - before
+        number = 0
+        while True:
+            try:
+                with workers.deaths_told():
+                    batch = next(batches, None)
+            except (RuntimeError, OSError, EOFError) as e:
+                if failure := workers.failure(e, self.timeout, self._files_of(number)):
+                    raise failure from e
+                raise
+            if isinstance(batch, Exception):
                 raise batch
+            if batch is None:
+                return
             yield batch
+            number += 1
+
+    def _files_of(self, number: int) -> str:
+        """The first files of a batch, in words."""
+        keys = next(itertools.islice(self.batch_sampler, number, None), [])
+        paths = [str(self.items[index][0]) for _, index in keys]
+        return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+    def close(self) -> None:
+        """Ends the worker processes at once, also those that hang."""
+        _kill(self.processes)
+        self._iterator = None
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
 
 
-def _quiet_worker(_: int) -> None:
-    """A worker uses one thread, and gives way to the training threads on a machine whose cores they share."""
-    torch.set_num_threads(1)
-    if hasattr(os, "nice"):
-        os.nice(5)
+def noting_bad(batches: Iterable[Batch], bad: list[str]) -> Iterator[Batch]:
+    """The batches; what could not be read, and was replaced, is added to `bad`."""
+    for batch in batches:
+        bad += batch.bad
+        yield batch
+
+
+def _kill(processes: set[multiprocessing.Process]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(timeout=1)
+    processes.clear()
 
 
 def cores() -> int:

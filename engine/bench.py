@@ -17,7 +17,7 @@ from data.image_data import ImageData
 from data.loaders import Batch, Loader
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engine.classify import Classify
-from engine.loop import State, train_epoch
+from engine.loop import Training
 from engine.setup import train_loader, training
 from utils.run import Run
 
@@ -31,14 +31,15 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     """
     every = max(len(dataset.items) // IMAGES, 1)
     dataset.items = dataset.items[::every][:IMAGES]
-    task, _, _ = training(opt, dataset)
+    task, loaders, _ = training(opt, dataset)
     train = train_loader(opt, dataset.items, task.preprocess, task.device)
     print(f"{opt.model} at {opt.image_size}, batch {opt.batch_size}, {len(train.items)} images an epoch; {task.device}")
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), [])
+        ours = lambda: Training(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731
         rivals = {
             "tutorial loop": tutorial_epoch(opt, dataset, task.device.device, Path(folder)),
-            "this program": lambda: train_epoch(task, train, run, State(), opt),
+            "this program": ours,
             "bare step": bare_epoch(task, train),
         }
         rates = race(rivals, len(train.items), task.device.device)

@@ -1,12 +1,16 @@
 """Where a net runs, and in which number format: what is safe and faster on this machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from config import Config
 from data.loaders import cores
-from utils.errors import UsageError
+from utils.errors import Failure, UsageError
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,19 @@ class Device:
             return num_workers
         return min(cores(), 16) if cores() > 1 else 0
 
-    def __str__(self) -> str:
+    def about(self) -> dict:
+        """What of the machine decides the last bits of a training."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return f"{name}, {'bf16' if self.amp else 'fp32'}, {torch.get_num_threads()} threads"
+        return {
+            "device": name,
+            "numbers": "bf16" if self.amp else "fp32",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__.split("+")[0],
+        }
+
+    def __str__(self) -> str:
+        about = self.about()
+        return f"{about['device']}, {about['numbers']}, {about['threads']} threads"
 
 
 def pick(opt: Config) -> Device:
@@ -46,6 +60,22 @@ def pick(opt: Config) -> Device:
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
     amp = torch.bfloat16 if opt.amp == "bf16" or (opt.amp == "auto" and has_bf16(device)) else None
     return Device(device, amp, torch.channels_last if opt.channels_last else torch.contiguous_format)
+
+
+@contextmanager
+def memory_told(opt: Config, image_size: int) -> Iterator[None]:
+    """Turns the error of a GPU (or a machine) without memory left into a Failure that says what to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and not any(words in str(e) for words in NO_MEMORY):
+            raise
+        smaller = f"--batch-size={opt.batch_size // 2}" if opt.batch_size > 1 else "a smaller --image-size"
+        more = ", or --amp=bf16" if opt.amp == "off" else ""
+        raise Failure(
+            f"out of memory with batch size {opt.batch_size} and image size {image_size}: try {smaller}"
+            f"{' or a smaller --image-size' if opt.batch_size > 1 else ''}, a smaller model{more}"
+        ) from e
 
 
 def has_bf16(device: torch.device) -> bool:

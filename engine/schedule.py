@@ -1,45 +1,60 @@
 """Learning rate schedules, by name."""
 
+import math
+
 from torch import optim
-from torch.optim import lr_scheduler
+
+WARM_UP, START, END = 0.3, 1 / 25, 1 / 250_000  # of onecycle, as torch's OneCycleLR has them
 
 
 class Schedule:
-    """The learning rate's way down: `step` after every training step, `end_epoch` after every validation.
+    """The learning rate's way down, from `lr` at its highest.
 
-    plateau: times `lr_decay` whenever the validation loss is above the one before (book, chapter 6; its code
-    follows the training loss). cosine, onecycle: torch's, over all `steps`. constant: none.
+    cosine, onecycle (Smith, Topin 2017, arXiv:1708.07120) and constant depend on how much of the training is done
+    and on nothing else. plateau: times `lr_decay` whenever the validation loss is above the one before (book,
+    chapter 6; its code follows the training loss).
     """
 
-    def __init__(self, optimizer: optim.Optimizer, name: str, steps: int, lr_decay: float) -> None:
-        self.optimizer, self.name, self.lr_decay = optimizer, name, lr_decay
-        self.previous_loss = float("inf")
-        self.inner = None
-        if name == "cosine":
-            self.inner = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        elif name == "onecycle":
-            self.inner = lr_scheduler.OneCycleLR(
-                optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps + 1
-            )
+    def __init__(self, optimizer: optim.Optimizer, name: str, lr: float, lr_decay: float) -> None:
+        self.optimizer, self.name, self.lr, self.lr_decay = optimizer, name, lr, lr_decay
+        self.previous_loss, self.factor = float("inf"), 1.0
 
-    @property
-    def lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def step(self) -> None:
-        if self.inner:
-            self.inner.step()
+    def set(self, done: float) -> None:
+        """Sets the optimizer's learning rate for the next step; `done` in [0, 1] of the training lies behind."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * self.factor * SHAPES[self.name](done)
 
     def end_epoch(self, val_loss: float) -> None:
         if self.name == "plateau" and val_loss > self.previous_loss:
-            for group in self.optimizer.param_groups:
-                group["lr"] *= self.lr_decay
+            self.factor *= self.lr_decay
         self.previous_loss = val_loss
 
+    def rises(self, done: float) -> bool:
+        """Whether the learning rate is still on its way up."""
+        return self.name == "onecycle" and done < WARM_UP
+
     def state_dict(self) -> dict:
-        return {"previous_loss": self.previous_loss, "inner": self.inner.state_dict() if self.inner else None}
+        return {"previous_loss": self.previous_loss, "factor": self.factor}
 
     def load_state_dict(self, state: dict) -> None:
-        self.previous_loss = state["previous_loss"]
-        if self.inner:
-            self.inner.load_state_dict(state["inner"])
+        self.previous_loss, self.factor = state["previous_loss"], state["factor"]
+
+
+def _between(start: float, end: float, part: float) -> float:
+    """From `start` to `end` along half a cosine; `part` in [0, 1]."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+
+def _onecycle(done: float) -> float:
+    if done < WARM_UP:
+        return _between(START, 1, done / WARM_UP)
+    return _between(1, END, (done - WARM_UP) / (1 - WARM_UP))
+
+
+# How much of the highest learning rate is left where `done` in [0, 1] of the training lies behind.
+SHAPES = {
+    "plateau": lambda done: 1.0,
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: _between(1, 0, done),
+    "onecycle": _onecycle,
+}

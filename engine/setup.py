@@ -20,15 +20,25 @@ class Loaders:
     train: Loader
     val: Loader
 
+    def __enter__(self) -> "Loaders":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.train.close()
+        self.val.close()
+
     def __str__(self) -> str:
         return f"{len(self.train.items)} training and {len(self.val.items)} validation images"
 
 
-def training(opt: Config, dataset: ImageData, start_from: Path | None = None) -> tuple[Classify, Loaders, dict]:
+def training(
+    opt: Config, dataset: ImageData, start_from: Path | None = None, past: dict | None = None
+) -> tuple[Classify, Loaders, dict]:
     """All that a training needs: the task, its images, and what its checkpoints say of themselves.
 
     Args:
         start_from: a file of weights to start from; with opt.pretrained its head may have other classes.
+        past: the content of the checkpoint to go on from.
     Raises:
         UsageError: the model cannot take such images, or the weights do not fit it.
     """
@@ -36,21 +46,28 @@ def training(opt: Config, dataset: ImageData, start_from: Path | None = None) ->
     models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size)
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
-    net = models.build(opt.model, num_classes, opt.image_size, opt.pretrained, weights)
+    net = models.build(opt.model, num_classes, opt.image_size, opt.pretrained and not past, weights)
     if start_from and not opt.pretrained:
         net.load(start_from)
     preprocess = Preprocess(opt.image_size, opt.min_crop)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
     train = train_loader(opt, train_items, preprocess, device)
-    steps = len(train.batch_sampler) * opt.max_epoch
-    task = Classify(net, dataset.classes, preprocess, device, opt, steps)
+    task = Classify(net, dataset.classes, preprocess, device, opt, learn=True)
+    if past:
+        checkpoint.load_net(net, past, "the saved run")
+        task.load_state_dict(past)
     about = {
         "model": net.model_name,
         "num_classes": num_classes,
         "classes": dataset.classes,
-        "images": {"train": len(train_items), "val": len(val_items), "names": dataset.fingerprint(val_items)},
+        "images": {
+            "train": len(train_items),
+            "val": len(val_items),
+            "train_files": dataset.fingerprint(train_items),
+            "val_files": dataset.fingerprint(val_items),
+        },
         "preprocess": preprocess.state_dict(),
-        "threads": torch.get_num_threads(),
+        "machine": device.about(),
         "config": opt.model_dump(),
     }
     return task, Loaders(train, val_loader(opt, val_items, task)), about
@@ -61,17 +78,17 @@ def judge(opt: Config, content: dict) -> Classify:
     preprocess = Preprocess(**content["preprocess"])
     net = models.build(content["model"], content["num_classes"], preprocess.image_size)
     checkpoint.load_net(net, content, opt.load_path)
-    return Classify(net, content["classes"], preprocess, pick(opt), opt)
+    return Classify(net, content["classes"], preprocess, pick(opt), opt, learn=False)
 
 
 def train_loader(opt: Config, items: Items, preprocess: Preprocess, device: Device) -> Loader:
     """Training images, shuffled and augmented."""
-    return _loader(opt, items, preprocess, device, seed=opt.seed, augment=True)
+    return _loader(opt, items, preprocess, device, seed=opt.seed, augment=True, replace_bad=opt.on_bad_image == "skip")
 
 
 def val_loader(opt: Config, items: Items, task: Classify) -> Loader:
     """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
-    return _loader(opt, items, task.preprocess, task.device, seed=opt.seed)
+    return _loader(opt, items, task.preprocess, task.device, seed=opt.seed, replace_bad=opt.on_bad_image == "skip")
 
 
 def test_loader(opt: Config, paths: list[Path], task: Classify) -> Loader:
@@ -81,4 +98,4 @@ def test_loader(opt: Config, paths: list[Path], task: Classify) -> Loader:
 
 def _loader(opt: Config, items: Items, preprocess: Preprocess, device: Device, **how) -> Loader:
     workers, pin = device.workers(opt.num_workers), device.device.type == "cuda"
-    return Loader(items, preprocess, opt.batch_size, workers, pin=pin, **how)
+    return Loader(items, preprocess, opt.batch_size, workers, pin=pin, timeout=opt.data_timeout, **how)

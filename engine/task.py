@@ -8,19 +8,35 @@ import torch
 from data.loaders import Batch
 
 
+class NotFinite(Exception):
+    """A step's loss or gradients hold NaN or infinity; the optimizer has not stepped."""
+
+
 class Task:
     """A kind of training. To add one, derive from this class in a file of its own (see classify.py)."""
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One optimizer step, with forward and backward. Returns scalars as tensors: reading one waits for a GPU."""
+        """One optimizer step, with forward and backward. Returns scalars as tensors: reading one waits for a GPU.
+
+        What it draws at random comes from torch's global generator, which the loop seeds for each step.
+
+        Raises:
+            NotFinite: says which tensors; nothing that training changes has changed.
+        """
         raise NotImplementedError
 
     def evaluate(self, batches: Iterable[Batch]) -> dict:
         """The figures of the validation part, as plain numbers and lists. More of `score` is better."""
         raise NotImplementedError
 
+    def schedule(self, done: float) -> None:
+        """Called before each step: `done` in [0, 1) of the training lies behind. Sets the learning rate."""
+
     def end_epoch(self, figures: dict) -> None:
-        """Called after each evaluation; what follows the validation figures (the learning rate) moves here."""
+        """Called after each evaluation, with its figures."""
+
+    def doubt(self, means: dict, figures: dict, done: float) -> str | None:
+        """After an epoch: a warning in one line where the net does not seem to learn."""
 
     def summary(self, means: dict, figures: dict) -> str:
         """An epoch in a few words: the mean figures of its steps, and those of the evaluation after it."""
@@ -39,4 +55,25 @@ class Task:
         raise NotImplementedError
 
     def load_state_dict(self, state: dict) -> None:
+        """Takes up a state. What an option sets (learning rate, weight decay) stays as the option has it."""
         raise NotImplementedError
+
+
+def check_finite(loss: torch.Tensor, *nets: torch.nn.Module) -> None:
+    """Call it between `backward` and the optimizer's step.
+
+    Raises:
+        NotFinite: the loss or a gradient is NaN or infinite.
+    """
+    named = [(name, p.grad) for net in nets for name, p in net.named_parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([grad for _, grad in named])
+    if torch.isfinite(loss.detach() + norm):
+        return
+    names = [f"the gradient of {name}" for name, grad in named if not grad.isfinite().all()]
+    names = ([f"the loss ({loss.item()})"] if not loss.isfinite() else []) + names
+    if names:  # else only the sum of their squares is too large for float32
+        raise NotFinite(names[0] + (f", {names[1]}" if len(names) > 1 else "") + _more(len(names) - 2))
+
+
+def _more(count: int) -> str:
+    return f" and of {count} more" if count > 0 else ""

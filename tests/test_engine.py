@@ -15,47 +15,57 @@ from utils import metrics, results
 from utils.errors import UsageError
 
 
-def schedule(name, steps=10, lr=0.1, lr_decay=0.5):
-    return Schedule(optim.SGD(nn.Linear(2, 2).parameters(), lr=lr, momentum=0.9), name, steps, lr_decay)
+def schedule(name, lr=0.1, lr_decay=0.5):
+    return Schedule(optim.SGD(nn.Linear(2, 2).parameters(), lr=lr), name, lr, lr_decay)
 
 
-def rates(s, steps=10):
+def rates(s, dones):
     got = []
-    for _ in range(steps):
-        got.append(s.lr)
-        s.optimizer.step()
-        s.step()
+    for done in dones:
+        s.set(done)
+        got.append(s.optimizer.param_groups[0]["lr"])
     return got
 
 
 def test_plateau_falls_when_the_validation_loss_rises_and_only_then():
     s = schedule("plateau")
     seen = []
-    for loss in (1.0, 0.9, 0.95, 0.95, 0.8, 0.81, 0.82):
+    for epoch, loss in enumerate((1.0, 0.9, 0.95, 0.95, 0.8, 0.81, 0.82)):
         s.end_epoch(loss)
-        seen.append(s.lr)
+        seen += rates(s, [epoch / 7])
     assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.05, 0.025, 0.0125])
-    assert set(rates(s)) == {seen[-1]}
 
 
-def test_cosine_onecycle_and_constant():
-    cosine = rates(schedule("cosine"))
-    assert cosine == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(10)])
-    onecycle = rates(schedule("onecycle", steps=100), steps=100)
-    assert max(onecycle) == pytest.approx(0.1, rel=1e-3) and onecycle[0] < 0.01 and onecycle[-1] < 0.001
-    assert rates(schedule("constant")) == [0.1] * 10
+def test_cosine_and_constant():
+    tenths = [i / 10 for i in range(11)]
+    cosine = rates(schedule("cosine"), tenths)
+    assert cosine == pytest.approx([0.05 * (1 + math.cos(math.pi * done)) for done in tenths])
+    assert rates(schedule("constant"), tenths) == [0.1] * 11
 
 
-@pytest.mark.parametrize("name", ["plateau", "cosine", "onecycle", "constant"])
-def test_a_saved_schedule_goes_on(name):
-    whole, first = schedule(name), schedule(name)
-    expected = rates(whole)
-    rates(first, 4)
-    first.end_epoch(1.0)
-    second = schedule(name)
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
+def test_onecycle_is_that_of_torch():
+    ours = rates(schedule("onecycle"), [i / 100 for i in range(100)])
+    optimizer = optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    theirs = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=101, cycle_momentum=False)
+    expected = []
+    for _ in range(100):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert ours == pytest.approx(expected, abs=0.1 / 50)  # torch's peak lies at step 29.3, ours at 30
+    assert ours[0] == pytest.approx(expected[0]) and max(ours) == pytest.approx(0.1) and ours[-1] < 1e-3
+    s = schedule("onecycle")
+    assert [s.rises(done) for done in (0, 0.29, 0.31, 0.9)] == [True, True, False, False]
+
+
+def test_a_saved_schedule_goes_on():
+    first, second = schedule("plateau"), schedule("plateau")
+    for loss in (1.0, 2.0):
+        first.end_epoch(loss)
     second.load_state_dict(first.state_dict())
-    assert rates(second, 6) == pytest.approx(expected[4:])
+    for s in (first, second):
+        s.end_epoch(3.0)
+    assert rates(first, [0.5]) == rates(second, [0.5]) == [0.1 / 4]
 
 
 def test_metrics_by_hand():

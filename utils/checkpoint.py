@@ -2,20 +2,24 @@
 
 A training checkpoint is a dict:
     format, model, num_classes, classes     what the net is
-    net, optimizer, scheduler, rng          states
-    epoch, step, best_score, best_epoch     where the run stood
+    net, optimizer, scheduler               states
+    epoch, step, pass, best_score, ...      where the run stood (engine/loop.py, State)
     metrics                                 figures of the last validation
-    preprocess, config, images, threads     what val and test must repeat, and check
+    preprocess, config, images, machine     what val, test and a resumed training must repeat, and check
 A plain state dict (`torch.save(net.state_dict())`, torchvision's weight files) reads as {"net": state dict}.
+
+The file is torch's zip file; its zip comment is the SHA-256 of all bytes before it.
 """
 
+import hashlib
 import os
 import pickle
 import shutil
+import struct
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from utils import files
 from utils.errors import UsageError
@@ -24,7 +28,8 @@ if TYPE_CHECKING:  # torch comes late: a mistyped path is refused before the sec
     import torch
     from torch import nn
 
-FORMAT = 1
+FORMAT = 2
+SEAL, DIGITS = b"sha256=", 64  # the zip comment: the mark, and as many hexadecimal digits
 
 
 def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
@@ -43,20 +48,47 @@ def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
     return path
 
 
-def newest(runs: str | Path) -> Path:
-    """The run folder in `runs` that was written to last."""
-    saved = sorted(Path(runs).glob("*/last.pth"), key=lambda path: path.stat().st_mtime)
+def newest(runs: str | Path, holding: str = "last.pth") -> Path:
+    """The run folder in `runs` whose file `holding` was written to last."""
+    saved = sorted(Path(runs).glob(f"*/{holding}"), key=lambda path: path.stat().st_mtime)
     if not saved:
         raise UsageError(f"no run in {Path(runs)}: train first, or give a run folder")
     return saved[-1].parent
 
 
+def saved_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest first; of the names of one file the first."""
+    paths = [*sorted(folder.glob("step_*.pth"), reverse=True), folder / "last.pth", folder / "best.pth"]
+    files_by_id = {}
+    for path in filter(Path.is_file, paths):
+        files_by_id.setdefault((path.stat().st_dev, path.stat().st_ino), path)
+    return list(files_by_id.values())
+
+
 def write(content: dict, path: str | Path) -> None:
-    """Writes `content` to `path` whole or not at all, stamped with the format's number."""
+    """Writes `content` to `path` whole or not at all, with the format's number and a checksum.
+
+    Raises:
+        Failure: the disk is full; a file of that name stays as it was.
+    """
     import torch
 
-    with files.whole(path, "wb") as file:
+    with files.whole(path, "w+b") as file:
         torch.save({"format": FORMAT, **content}, file)
+        file.seek(-2, os.SEEK_END)  # the length of the zip comment, of which there is none yet
+        file.write(struct.pack("<H", len(SEAL) + DIGITS) + SEAL)
+        size = file.tell()
+        file.write(_digest(file, size))
+
+
+def _digest(file: IO[bytes], size: int) -> bytes:
+    """SHA-256 of the first `size` bytes, as DIGITS digits; leaves the file's position behind them."""
+    file.seek(0)
+    sha = hashlib.sha256()
+    while size > 0 and (chunk := file.read(min(size, 2**20))):
+        sha.update(chunk)
+        size -= len(chunk)
+    return sha.hexdigest().encode()
 
 
 def link(path: Path, other: Path) -> None:
@@ -80,7 +112,7 @@ def read(path: str | Path) -> dict:
 
     path = find(path)
     try:
-        _check_bytes(path)
+        sealed = _check_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -91,18 +123,43 @@ def read(path: str | Path) -> dict:
         raise UsageError(f"{path} is {state}: copy it again, or take another one") from e
     if not isinstance(content, dict) or not isinstance(content.get("net", {}), dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
-    if content.get("format", FORMAT) not in range(FORMAT + 1):
+    if "net" not in content:
+        return {"net": content}
+    version = content.get("format", 0)
+    if version not in range(FORMAT + 1):
         raise UsageError(f"{path} was written by a newer version of this program: update it")
-    return content if "net" in content else {"net": content}
+    if version > 1 and not sealed:
+        raise UsageError(f"{path} is damaged: its checksum is missing; copy it again, or take another one")
+    return _from_format_1(content) if version == 1 and "config" in content else content
 
 
-def _check_bytes(path: Path) -> None:
-    """torch.load takes a flipped byte in a tensor without a word; the zip file's own checksums find it."""
-    if zipfile.is_zipfile(path):
+def _check_bytes(path: Path) -> bool:
+    """Checks the bytes against the file's own checksum: torch.load takes a flipped one without a word.
+
+    Returns whether there was a checksum. In a file without, only the zip entries have theirs.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END) - DIGITS
+        file.seek(max(size - len(SEAL), 0))
+        sealed = file.read(len(SEAL)) == SEAL
+        if sealed and file.read() != _digest(file, size):
+            raise UsageError(f"{path} is damaged: its checksum does not match; copy it again, or take another one")
+    if not sealed and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
         if bad:
             raise UsageError(f"{path} is damaged: the checksum of {bad} does not match")
+    return sealed
+
+
+def _from_format_1(content: dict) -> dict:
+    """Format 1 was saved between epochs only, had torch's schedulers, and hashed names without sizes."""
+    config, state = content["config"], content["scheduler"]
+    lr = content["optimizer"]["param_groups"][0]["lr"]
+    factor = lr / config["lr"] if config["scheduler"] == "plateau" else 1.0
+    images = {"train": content["images"]["train"], "val": content["images"]["val"]}
+    scheduler = {"previous_loss": state["previous_loss"], "factor": factor}
+    return content | {"scheduler": scheduler, "images": images, "machine": {"threads": content["threads"]}}
 
 
 def load_net(net: "nn.Module", content: dict, path: str | Path) -> None:

@@ -1,11 +1,23 @@
-"""Mistakes of the user: one clear line, exit code 2. Anything else is a bug and keeps its traceback."""
+"""What ends a command without being a bug: told in one line. Anything else is a bug and keeps its traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """A wrong input, told in one line: what is wrong, where, what was expected, what to type."""
+    """A wrong input: what is wrong, where, what was expected, what to type. Exit code 2."""
+
+
+class Failure(Exception):
+    """The machine or the numbers fail in the middle of the work: what, where, the remedy. Exit code 1."""
+
+
+class Stopped(Exception):
+    """The user stops the work. `code` is the exit code: 130 after Ctrl-C, 143 after SIGTERM, 0 after a STOP file."""
+
+    def __init__(self, why: str, code: int) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

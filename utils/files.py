@@ -1,13 +1,18 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.errors import UsageError
+from utils.errors import Failure, UsageError
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # full, over quota or `ulimit -f`, broken
+PART = ".part"  # how the names of temporary files end
 
 
 @contextmanager
@@ -16,6 +21,9 @@ def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
     Where the block raises, or the process dies, `path` stays as it was. Text is UTF-8 with plain newlines.
     A link is followed; what is no regular file (/dev/null, /dev/stdout) is written to, not replaced.
+
+    Raises:
+        Failure: the disk is full.
     """
     path = Path(os.path.realpath(path))
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
@@ -23,19 +31,40 @@ def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
         with path.open(mode, **text) as file:
             yield file
         return
-    handle, temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temp, 0o666 & ~_umask())  # mkstemp makes files that only the owner can read
-        os.replace(temp, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temp)
-        raise
+    with disk_trouble_told(path):
+        handle, temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        try:
+            with os.fdopen(handle, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temp, 0o666 & ~umask())  # mkstemp makes files that only the owner can read
+            os.replace(temp, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temp)
+            raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def disk_trouble_told(path: Path) -> Iterator[None]:
+    """Turns the errors of a full or broken disk into a Failure that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:  # torch.save hides the OSError in its context
+        cause = e if isinstance(e, OSError) else e.__context__
+        if not isinstance(cause, OSError) or cause.errno not in DISK:
+            raise
+        free = shutil.disk_usage(path.parent).free / 2**20
+        limit = "; see `ulimit -f`" if cause.errno == errno.EFBIG else ""
+        raise Failure(f"{path} cannot be written: {cause.strerror} ({free:.1f} MiB free there{limit})") from e
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the temporary files of a process that was killed while it wrote into `folder`."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
@@ -53,7 +82,7 @@ def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
         raise UsageError(f"{flag}={path} cannot be written: give another place")
 
 
-def _umask() -> int:
+def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

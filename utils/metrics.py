@@ -35,6 +35,13 @@ def classification(logits: torch.Tensor, labels: torch.Tensor) -> dict:
     }
 
 
+def better_than_chance(confusion: torch.Tensor) -> float:
+    """The accuracy that a guess of the most frequent class has, and one standard deviation more; of a (K, K) matrix."""
+    images = confusion.sum().item()
+    share = confusion.sum(dim=1).max().item() / images
+    return share + (share * (1 - share) / images) ** 0.5
+
+
 def one_line(figures: dict) -> str:
     """Loss, accuracy and, for a few classes, the confusion matrix."""
     text = f"val loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.2%}"

@@ -2,7 +2,9 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -12,22 +14,25 @@ EVERY = 30  # seconds between two plain lines
 class Progress:
     """Counts images up to `total`; shows figures, images a second and the time left."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.count, self.figures = title, total, 0, ""
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.done, self.count, self.figures = title, total, done, done, ""
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
-            self.bar = tqdm(total=total, desc=title, unit=" img", leave=False, dynamic_ncols=True, smoothing=0.1)
+            self.bar = tqdm(
+                total=total, desc=title, initial=done, unit=" img", leave=False, dynamic_ncols=True, smoothing=0.1
+            )
 
     def update(self, images: int) -> None:
         self.count += images
         if self.bar is not None:
-            self.bar.update(images)
+            with suppress(OSError):  # the terminal is gone
+                self.bar.update(images)
         elif time.monotonic() - self.last_line > EVERY:
             self.last_line = time.monotonic()
-            left = (self.total - self.count) / self.rate
+            left = (self.total - self.count) / max(self.rate, 1e-9)
             rate = f"{self.rate:.1f} img/s  {left:.0f} s left"
-            with suppress(BrokenPipeError):  # nobody reads on
+            with suppress(OSError):  # nobody reads on
                 print(f"{self.title} {self.count}/{self.total}  {self.figures}  {rate}", flush=True)
 
     def show(self, **figures: float) -> None:
@@ -39,8 +44,21 @@ class Progress:
     @property
     def rate(self) -> float:
         """Images a second since the start."""
-        return self.count / max(time.monotonic() - self.start, 1e-9)
+        return (self.count - self.done) / max(time.monotonic() - self.start, 1e-9)
 
     def close(self) -> None:
         if self.bar is not None:
-            self.bar.close()
+            with suppress(OSError):
+                self.bar.close()
+
+
+T = TypeVar("T")
+
+
+def watched(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """The batches, with a progress bar over `total` images."""
+    bar = Progress(title, total)
+    for batch in batches:
+        yield batch
+        bar.update(len(batch))
+    bar.close()

@@ -1,18 +1,30 @@
 """Where a run's figures go. The record (metrics.jsonl) is the truth, every other sink is a view of it."""
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from utils import files
+from utils.errors import UsageError
 from utils.visualize import Visualizer
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, lockf
+except ImportError:  # Windows
+    lockf = None
 
 
 class Sink:
     """A sink that takes nothing; derive from it and take what you can show."""
 
     def record(self, event: dict) -> None:
-        """One entry of the record. `kind` is "start", "step" (figures of one step) or "epoch" (of a whole one)."""
+        """One entry of the record.
+
+        `kind` is "start", "resume", "step" (figures of one step) or "epoch" (of a whole one).
+        """
 
     def picture(self, name: str, image: np.ndarray) -> None:
         """An (H, W, 3) uint8 picture."""
@@ -20,34 +32,87 @@ class Sink:
     def text(self, line: str) -> None:
         """A line that the terminal shows too."""
 
+    def sync(self) -> None:
+        """What was taken so far must survive a power cut."""
+
     def close(self) -> None:
         """The run is over."""
 
 
-class Jsonl(Sink):
+class Lines(Sink):
+    """A file to which lines are added; each reaches the operating system at once.
+
+    Raises:
+        Failure: the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with files.disk_trouble_told(path):
+            self.file = path.open("ab", buffering=0)
+
+    def add(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        with files.disk_trouble_told(self.path):
+            size = self.file.tell()
+            try:
+                while data:
+                    data = data[self.file.write(data) :]
+            except OSError:
+                self.file.truncate(size)  # a disk that is nearly full took a part of the line
+                raise
+
+    def sync(self) -> None:
+        with files.disk_trouble_told(self.path), suppress(ValueError):
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Jsonl(Lines):
     """metrics.jsonl: one JSON object a line."""
 
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("a", encoding="utf-8", buffering=1)
-
     def record(self, event: dict) -> None:
-        self.file.write(json.dumps(event) + "\n")
+        self.add(json.dumps(event))
 
-    def close(self) -> None:
+    def cut_back(self, limits: dict[str, int]) -> list[dict]:
+        """Drops the entries of a kind in `limits` whose number is above its limit, and torn lines; returns the rest."""
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                event = json.loads(line)
+                kind = event["kind"]
+                if kind not in limits or event[kind] <= limits[kind]:
+                    kept.append(event)
+        with files.whole(self.path) as file:
+            file.writelines(json.dumps(event) + "\n" for event in kept)
         self.file.close()
+        self.file = self.path.open("ab", buffering=0)
+        return kept
 
 
-class Log(Sink):
-    """log.txt: what the terminal said."""
+class Log(Lines):
+    """log.txt: what the terminal said. Locked while a training writes it, so that no second one goes on in its folder.
+
+    Raises:
+        UsageError: another process trains in this folder.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a", encoding="utf-8", buffering=1)
+        super().__init__(path)
+        try:
+            if lockf:
+                lockf(self.file, LOCK_EX | LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UsageError(
+                f"another process is training in {path.parent}: wait for it, or stop it with `touch {path.parent}/STOP`"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
 
     def text(self, line: str) -> None:
-        self.file.write(line + "\n")
-
-    def close(self) -> None:
-        self.file.close()
+        self.add(line)
 
 
 class Visdom(Sink):
@@ -59,10 +124,11 @@ class Visdom(Sink):
         self.vis = vis
 
     def record(self, event: dict) -> None:
-        if event["kind"] == "start":
-            self.classes = event["classes"]
-            return
         by = event["kind"]
+        if "classes" in event:
+            self.classes = event["classes"]
+        if by not in self.hidden:
+            return
         shown = {k: v for k, v in event.items() if isinstance(v, float) and k not in self.hidden[by]}
         titles = {name: name.replace("_", " ") + (" by step" if by == "step" else "") for name in shown}
         self.vis.plot_many({titles[name]: value for name, value in shown.items()}, x=event[by], xlabel=by)

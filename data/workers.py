@@ -1,0 +1,90 @@
+"""The processes that read images: they leave stopping to the main process, and their troubles are told in one line."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from utils.errors import Failure
+
+STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+SHARED_MEMORY = ("Bus error", "shared memory", "No space left on device")  # in the words of torch
+TOO_MANY_FILES = ("Too many open files", "received 0 items of ancdata")
+
+_torch_handler = None
+
+
+def settle(_: int) -> None:
+    """A worker uses one thread, and gives way to the training threads on a machine whose cores they share."""
+    torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(5)
+
+
+@contextmanager
+def stops_held_back() -> Iterator[None]:
+    """Processes started here never hear Ctrl-C or SIGTERM, which a terminal or a scheduler sends to all of them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Raises RuntimeError here, and nowhere else, where a worker dies or has died.
+
+    torch does so with a SIGCHLD handler, which raises wherever the program is: also in the middle of a step.
+    """
+    global _torch_handler
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    current = signal.getsignal(signal.SIGCHLD)
+    if getattr(current, "__module__", "").startswith("torch.utils.data"):
+        _torch_handler = current
+    if _torch_handler is None:
+        yield
+        return
+    signal.signal(signal.SIGCHLD, _torch_handler)
+    try:
+        _torch_handler(signal.SIGCHLD, None)
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def failure(error: Exception, timeout: float, awaited: str) -> Failure | None:
+    """What an error of torch's data loader means and what helps; None for any other error.
+
+    Args:
+        timeout: seconds that it waits for a batch.
+        awaited: the files that it waits for, in words.
+    """
+    text = str(error)
+    if any(words in text for words in SHARED_MEMORY):
+        return Failure(
+            "no shared memory is left (/dev/shm) for what the worker processes read: --num-workers=0, "
+            "a smaller --batch-size, or a larger /dev/shm (docker run --shm-size=2g)"
+        )
+    if "DataLoader timed out" in text:
+        return Failure(
+            f"no batch came for {timeout:g} s: a worker process hangs, or the disk is that slow; it was to read "
+            f"{awaited}. Look at these, or wait longer: --data-timeout={2 * timeout:g}"
+        )
+    if "DataLoader worker (pid" in text:
+        who = text[text.index("(pid") :].split("\n")[0].rstrip(". ")
+        return Failure(
+            f"a worker process that reads images is gone {who}. Often the machine is out of memory: "
+            "fewer of them (--num-workers=1) or a smaller --batch-size"
+        )
+    if any(words in text for words in TOO_MANY_FILES):
+        return Failure("too many open files: raise the limit with `ulimit -n 4096`, or use --num-workers=0")
+    return None

@@ -1,0 +1,130 @@
+"""How a training is stopped, saved or looked into from outside: by signals, and by files that the user touches."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data.loaders import Batch
+from utils.errors import Stopped
+
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 + the signal's number, as shells have it
+LOOK_EVERY = 0.5  # seconds between two looks for files
+
+
+class Stops:
+    """Hears the user while it is entered: `with Stops(...) as stops`.
+
+    The first Ctrl-C, SIGTERM or hang-up raises Stopped where `waiting` waits for a batch, else after the step. The
+    second ends the process at once. A file STOP in `folder` raises Stopped too, a file SAVE calls `save`.
+    Only files of the same user count.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], save: Callable[[], None]) -> None:
+        self.folder, self.say, self.save = folder, say, save
+        self.asked: Stopped | None = None
+        self.may_raise = False
+        self.looked_at, self.told, self.handlers = time.monotonic(), set(), {}
+
+    def __enter__(self) -> "Stops":
+        self._take(self.folder / "STOP")  # one that came after the last run's end
+        self._take(self.folder / "SAVE")
+        if threading.current_thread() is threading.main_thread():
+            for name in CODES:
+                number = getattr(signal, name, None)
+                if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup: a hang-up means nothing
+                    self.handlers[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; a stop ends the wait for one at once, and the work on one after it is done."""
+        batches = iter(batches)
+        while True:
+            with self._raising():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+            self._look_for_files()
+
+    def _hear(self, number: int, frame: object) -> None:
+        name = signal.Signals(number).name
+        if self.asked:
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(CODES[name])
+        what = "Ctrl-C" if name == "SIGINT" else name
+        self.asked = Stopped(what, CODES[name])
+        with suppress(OSError):  # not `say`: the signal may have come in the middle of it
+            os.write(2, f"\n{what}: stopping after this step; once more: at once, without saving\n".encode())
+        if self.may_raise:
+            raise self.asked
+
+    @contextmanager
+    def _raising(self) -> Iterator[None]:
+        self.may_raise = True
+        try:
+            if self.asked:
+                raise self.asked
+            yield
+        finally:
+            self.may_raise = False
+
+    def _look_for_files(self) -> None:
+        if time.monotonic() - self.looked_at < LOOK_EVERY:
+            return
+        self.looked_at = time.monotonic()
+        if self._take(self.folder / "SAVE"):
+            self.save()
+        if self._take(self.folder / "STOP"):
+            self.asked = Stopped(f"{self.folder / 'STOP'}", 0)
+
+    def _take(self, path: Path) -> bool:
+        """Removes the file; whether the user had put it there."""
+        if not self._is_mine(path):
+            return False
+        with suppress(OSError):
+            path.unlink()
+        return True
+
+    def debugger_wanted(self, path: str | None) -> bool:
+        """Whether the user's own file `path` exists, and somebody sits at a terminal."""
+        if not path or not self._is_mine(Path(path)):
+            return False
+        if not _at_terminal():
+            self._say_once(f"{path} exists, but there is no terminal for a debugger: ignored")
+            return False
+        self._say_once(f"{path} exists: here is the debugger; `c` goes on, and opens it again while the file exists")
+        return True
+
+    def _is_mine(self, path: Path) -> bool:
+        try:
+            owner = path.stat().st_uid
+        except OSError:
+            return False
+        if hasattr(os, "getuid") and owner != os.getuid():
+            self._say_once(f"{path} belongs to another user: ignored")
+            return False
+        return True
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            self.say(line)
+
+
+def _at_terminal() -> bool:
+    """Whether a debugger can read: a background job that reads from its terminal is halted."""
+    try:
+        return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (AttributeError, OSError, ValueError):
+        return False
