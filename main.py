@@ -38,7 +38,7 @@ def train(**flags):
     from engine.setup import training
     from utils.run import Run
 
-    past = resume.newest(folder) if folder else resume.Past()
+    past = resume.newest(folder, dataset.classes) if folder else resume.Past()
     if past.epoch >= opt.max_epoch:
         print(f"{folder} has done its {past.epoch} epochs: to train on, give more, as --max-epoch={2 * past.epoch}")
         return folder

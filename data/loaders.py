@@ -187,14 +187,11 @@ class Loader(DataLoader):
             UsageError: an image cannot be read.
             Failure: a worker process died, hangs, or has no shared memory left.
         """
-        before = set(multiprocessing.active_children())
-        with workers.stops_held_back():
-            batches = super().__iter__()
-        self.processes |= set(multiprocessing.active_children()) - before
-        number = 0
+        batches, number = None, 0
         while True:
             try:
-                with workers.deaths_told():
+                with workers.watched_over(self.timeout):
+                    batches = batches or self._started()
                     batch = next(batches, None)
             except (RuntimeError, OSError, EOFError) as e:
                 if failure := workers.failure(e, self.timeout, self._files_of(number)):
@@ -206,6 +203,14 @@ class Loader(DataLoader):
                 return
             yield batch
             number += 1
+
+    def _started(self) -> Iterator[Batch]:
+        """torch's own iterator; starts the worker processes where there are none yet."""
+        before = set(multiprocessing.active_children())
+        with workers.stops_held_back():
+            batches = super().__iter__()
+        self.processes |= set(multiprocessing.active_children()) - before
+        return batches
 
     def _files_of(self, number: int) -> str:
         """The first files of a batch, in words."""

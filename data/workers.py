@@ -14,7 +14,7 @@ STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 SHARED_MEMORY = ("Bus error", "shared memory", "No space left on device")  # in the words of torch
 TOO_MANY_FILES = ("Too many open files", "received 0 items of ancdata")
 
-_torch_handler = None
+_torch_handlers = []
 
 
 def settle(_: int) -> None:
@@ -38,27 +38,33 @@ def stops_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def deaths_told() -> Iterator[None]:
-    """Raises RuntimeError here, and nowhere else, where a worker dies or has died.
+def watched_over(timeout: float) -> Iterator[None]:
+    """Raises here, and nowhere else, where a worker dies or has died, or the block takes more than `timeout` seconds.
 
-    torch does so with a SIGCHLD handler, which raises wherever the program is: also in the middle of a step.
+    torch tells of a death with a SIGCHLD handler, which raises wherever the program is: also in the middle of a step.
+    Its own timeout does not see a worker that is frozen while it hands over a batch.
     """
-    global _torch_handler
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    current = signal.getsignal(signal.SIGCHLD)
-    if getattr(current, "__module__", "").startswith("torch.utils.data"):
-        _torch_handler = current
-    if _torch_handler is None:
-        yield
-        return
-    signal.signal(signal.SIGCHLD, _torch_handler)
+    before = signal.signal(signal.SIGALRM, _too_late)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
     try:
-        _torch_handler(signal.SIGCHLD, None)
+        if _torch_handlers:
+            signal.signal(signal.SIGCHLD, _torch_handlers[0])
+            _torch_handlers[0](signal.SIGCHLD, None)  # one that has died since
         yield
     finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, "__module__", "").startswith("torch.utils.data"):  # torch sets it once in a process
+            _torch_handlers[:] = [handler]
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _too_late(*_) -> None:
+    raise TimeoutError
 
 
 def failure(error: Exception, timeout: float, awaited: str) -> Failure | None:
@@ -74,15 +80,15 @@ def failure(error: Exception, timeout: float, awaited: str) -> Failure | None:
             "no shared memory is left (/dev/shm) for what the worker processes read: --num-workers=0, "
             "a smaller --batch-size, or a larger /dev/shm (docker run --shm-size=2g)"
         )
-    if "DataLoader timed out" in text:
+    if isinstance(error, TimeoutError) or "DataLoader timed out" in text:
         return Failure(
             f"no batch came for {timeout:g} s: a worker process hangs, or the disk is that slow; it was to read "
             f"{awaited}. Look at these, or wait longer: --data-timeout={2 * timeout:g}"
         )
     if "DataLoader worker (pid" in text:
-        who = text[text.index("(pid") :].split("\n")[0].rstrip(". ")
+        how = text.partition("DataLoader worker ")[2].split("\n")[0].rstrip(". ")
         return Failure(
-            f"a worker process that reads images is gone {who}. Often the machine is out of memory: "
+            f"a worker process that reads images is lost, {how}. Often the machine is out of memory: "
             "fewer of them (--num-workers=1) or a smaller --batch-size"
         )
     if any(words in text for words in TOO_MANY_FILES):

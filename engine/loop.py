@@ -238,8 +238,8 @@ class Training:
         with suppress(Failure):
             if not saved:
                 run.say(f"{what}; nothing was saved before. To start again: {run.how_to_resume}")
-            elif self.saved == (state.epoch, state.step):
-                run.say(f"{what}, and saved. To go on: {run.how_to_resume}")
+            elif self.saved == (state.epoch, state.step) and not self.in_step:
+                run.say(f"{what}, saved as {saved[0]}. To go on: {run.how_to_resume}")
             else:
                 run.say(f"{what}; the last good checkpoint is {saved[0]}. To go on from it: {run.how_to_resume}")
 

@@ -78,8 +78,6 @@ class Past:
 
         Args:
             about: what this training's checkpoints will say of themselves.
-        Raises:
-            UsageError: other classes.
         """
         if folder is None:
             return []
@@ -91,11 +89,12 @@ class Past:
         return lines + (["what differs from the saved run:", *(f"  {line}" for line in changed)] if changed else [])
 
 
-def newest(folder: Path) -> Past:
+def newest(folder: Path, classes: list[str]) -> Past:
     """Reads the newest good checkpoint of a run folder.
 
     Raises:
         Failure: there are checkpoints, and all are damaged.
+        UsageError: it was trained on others than these classes.
     """
     damaged = []
     for path in checkpoint.saved_in(folder):
@@ -106,6 +105,11 @@ def newest(folder: Path) -> Past:
             continue
         if "config" not in content:
             raise UsageError(f"{path} holds weights only: start from it with train --load-path={path}")
+        if content["classes"] != classes:
+            raise UsageError(
+                f"{folder} was trained on the classes {content['classes']}, and these images have {classes}: "
+                "give its images as --train-data-root=DIR"
+            )
         return Past(content, path, damaged)
     if damaged:
         raise Failure(
@@ -120,14 +124,7 @@ def differences(content: dict, about: dict) -> list[str]:
 
     Args:
         content: the checkpoint's. about: what this training's checkpoints will say of themselves.
-    Raises:
-        UsageError: other classes.
     """
-    if content["classes"] != about["classes"]:
-        raise UsageError(
-            f"the run was trained on the classes {content['classes']}, and these images have {about['classes']}: "
-            "give its images as --train-data-root=DIR"
-        )
     then, now = content["config"], about["config"]
     lines = [f"{name}: {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
     old, new = content["images"], about["images"]

@@ -41,7 +41,7 @@ def stop_at(monkeypatch):
     """Makes this process send itself SIGTERM the first time that a place is reached."""
 
     def arm(place, number=signal.SIGTERM):
-        owner, name, call = PLACES[place]
+        owner, name, call = (PLACES | ELSEWHERE)[place]
         original, calls = getattr(owner, name), []
 
         def method(*args, **kwargs):
@@ -64,6 +64,7 @@ PLACES = {
     "validation": (Preprocess, "eval", 3),
     "second epoch": (Classify, "train_step", 5),
 }
+ELSEWHERE = {"validation in two processes": (Classify, "evaluate", 1)}
 
 
 def record(run):
@@ -118,3 +119,215 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, 
     assert code == 0, err
     assert "what differs" not in out and "going on with" in out
     assert_same_end(run, whole)
+
+
+@pytest.mark.parametrize("place", ["step 2", "validation", "second epoch"])
+def test_with_workers_in_bfloat16_and_with_another_number_of_workers(place, train, stop_at, wholes, monkeypatch):
+    flags = ("--amp=bf16", "--num-workers=2")
+    whole = whole_run(train, wholes, *flags)
+    with monkeypatch.context():
+        stop_at(place if place != "validation" else "validation in two processes")
+        code, _, _, run = train(*flags)
+    monkeypatch.undo()
+    assert code == 143
+    code, out, err, _ = train(f"--resume={run}", "--num-workers=1")
+    assert code == 0 and "num_workers: 2 -> 1" in out, err
+    assert_same_end(run, whole)
+
+
+def test_no_image_is_decoded_again_only_to_be_skipped(train, stop_at, monkeypatch):
+    with monkeypatch.context():
+        stop_at("step 2")
+        run = train()[3]
+    monkeypatch.undo()
+    read, original = [], Preprocess.train
+
+    def noted(self, path, key):
+        read.append((key.split("/")[1], path.name))
+        return original(self, path, key)
+
+    monkeypatch.setattr(Preprocess, "train", noted)
+    assert train("--resume=last")[0] == 0
+    assert len([name for epoch, name in read if epoch == "0"]) == 4  # of 16, 12 had been seen
+    assert len({name for epoch, name in read if epoch == "1"}) == 16
+    assert [event["step"] for event in record(run) if event["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogcat, tmp_path):
+    images = shutil.copytree(dogcat / "train", tmp_path / "images")
+    with monkeypatch.context():
+        stop_at("step 2")
+        run = train(f"--train-data-root={images}")[3]
+    monkeypatch.undo()
+    picture(images / "cat.900.jpg")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    code, out, err, _ = train(f"--resume={run}", "--lr=0.002", "--max-epoch=3", "--batch-size=4", "--save-every=7")
+    assert code == 0, err
+    listed = out.partition("what differs")[2].splitlines()[1:8]
+    assert [line.split(":")[0].strip() for line in listed[:4]] == ["batch_size", "max_epoch", "lr", "save_every"]
+    assert "  lr: 0.01 -> 0.002" in listed and "  training images: 16 -> 17" in listed
+    assert any(line.startswith("  threads: 1 -> 7 (so the last bits") for line in listed)
+    config = (run / "config.yaml").read_text()
+    assert "lr: 0.002" in config and "max_epoch: 3" in config and "resume: null" in config
+    content = checkpoint.read(run / "last.pth")
+    assert content["epoch"] == 3 and content["config"]["lr"] == 0.002
+    lrs = [event["lr"] for event in record(run) if event["kind"] == "step"]
+    assert lrs[1] > 0.005 > 0.002 > lrs[2]
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--model=resnet18"], "trained with model mobilenet_v3_small, not resnet18"),
+        (["--seed=4"], "trained with seed 0, not 4"),
+        (["--optimizer=SGD"], "trained with optimizer Adam, not SGD"),
+        (["--load-path=x.pth"], "leave out --load-path"),
+        (["--dataset=Folder", "--train-data-root={folders}"], "was trained on the classes ['cat', 'dog']"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused(flags, said, train, stop_at, monkeypatch, folders):
+    with monkeypatch.context():
+        stop_at("step 2")
+        run = train()[3]
+    monkeypatch.undo()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    code, _, err, _ = train(f"--resume={run}", *[flag.format(folders=folders) for flag in flags])
+    assert code == 2 and said in err and err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_what_cannot_be_resumed(train, tmp_path):
+    for flag, said in (("--resume=nowhere", "no run folder nowhere"), (f"--resume={tmp_path}", "no config.yaml")):
+        code, _, err, _ = train(flag)
+        assert code == 2 and said in err and err.count("\n") == 1
+    code, _, err, _ = train("--resume=last")
+    assert code == 2 and "no run in" in err
+
+
+def test_a_finished_run_says_so_and_can_be_prolonged(train, wholes):
+    code, _, _, run = train("--scheduler=plateau")
+    before = checkpoint.read(run / "last.pth")
+    code, out, _, _ = train("--resume=last")
+    assert code == 0 and "has done its 2 epochs" in out and "--max-epoch=4" in out
+    code, _, err, _ = train("--resume=last", "--max-epoch=3")
+    assert code == 0, err
+    longer = whole_run(train, wholes, "--scheduler=plateau", "--max-epoch=3")
+    assert before["epoch"] == 2
+    assert_same_end(run, longer)
+
+
+DAMAGES = {
+    "one byte": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+    "empty": lambda data: b"",
+    "1%": lambda data: data[: len(data) // 100],
+    "50%": lambda data: data[: len(data) // 2],
+    "99.9%": lambda data: data[: int(len(data) * 0.999)],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, train, stop_at, wholes, monkeypatch):
+    whole = whole_run(train, wholes)
+    with monkeypatch.context():
+        stop_at("second epoch")
+        run = train("--save-every=1")[3]
+    monkeypatch.undo()
+    newest = run / "step_00000005.pth"
+    newest.write_bytes(DAMAGES[damage](newest.read_bytes()))  # and so last.pth, which is the same file
+    code, out, err, _ = train(f"--resume={run}", "--save-every=1000")
+    assert code == 0, err
+    assert f"warning: {newest} is " in out and f"going on with {run / 'step_00000004.pth'}" in out
+    assert_same_end(run, whole)
+
+
+def test_with_no_good_checkpoint_left_one_line_says_so(train, stop_at, monkeypatch):
+    with monkeypatch.context():
+        stop_at("second epoch")
+        run = train("--save-every=1")[3]
+    monkeypatch.undo()
+    for path in run.glob("*.pth"):
+        path.write_bytes(path.read_bytes()[:1000])
+    code, _, err, _ = train(f"--resume={run}")
+    assert code == 1 and "can be read" in err and err.count("\n") == 1 and "--config=" in err
+
+
+def test_killed_before_anything_was_saved_it_starts_again(train, stop_at, wholes, monkeypatch):
+    whole = whole_run(train, wholes)
+    with monkeypatch.context():
+        stop_at("step 2")
+        run = train()[3]
+    monkeypatch.undo()
+    for path in run.glob("*.pth"):
+        path.unlink()
+    (run / ".step_00000001.pth.x.part").touch()
+    code, out, err, _ = train(f"--resume={run}")
+    assert code == 0 and "from the start: nothing was saved" in out, err
+    assert_same_end(run, whole)
+    assert not list(run.glob(".*"))
+
+
+def test_killed_between_the_names_of_the_best_it_is_named(train, stop_at, wholes, monkeypatch):
+    whole = whole_run(train, wholes)
+    with monkeypatch.context():
+        stop_at("second epoch")
+        run = train()[3]
+    monkeypatch.undo()
+    for name in ("best.pth", "last.pth", "step_00000004.pth", "step_00000005.pth"):
+        (run / name).unlink(missing_ok=True)
+    code, _, err, _ = train(f"--resume={run}")
+    assert code == 0, err
+    assert_same_end(run, whole)
+
+
+def test_a_torn_record_is_mended(train, stop_at, wholes, monkeypatch):
+    whole = whole_run(train, wholes)
+    with monkeypatch.context():
+        stop_at("second epoch")
+        run = train()[3]
+    monkeypatch.undo()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "epoch": 2, "step": 6, "lr": 0.1, "lo')
+    assert train(f"--resume={run}")[0] == 0
+    assert_same_end(run, whole)
+
+
+def test_a_second_process_cannot_go_on_in_the_same_folder(train, stop_at, monkeypatch):
+    with monkeypatch.context():
+        stop_at("step 2")
+        run = train()[3]
+    monkeypatch.undo()
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        import fcntl
+
+        fcntl.lockf(file := (run / "log.txt").open("a"), fcntl.LOCK_EX)
+        os.write(write, b"x")
+        signal.pause()
+        os._exit(file.fileno())
+    os.read(read, 1)
+    code, _, err, _ = train(f"--resume={run}")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert code == 2 and "another process is training" in err and err.count("\n") == 1
+    assert train(f"--resume={run}")[0] == 0
+
+
+def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
+    """As version 1 of the format had it: between epochs, torch's schedulers, names hashed without sizes."""
+    with monkeypatch.context():
+        stop_at("validation")
+        run = train("--scheduler=plateau", "--max-epoch=1")[3]
+    monkeypatch.undo()
+    assert train(f"--resume={run}")[0] == 0
+    content = checkpoint.read(run / "last.pth")
+    old = {k: v for k, v in content.items() if k not in ("now", "machine", "warned", "format")}
+    old["images"] = {"train": 16, "val": 8, "names": "0123"}
+    old["scheduler"] = {"previous_loss": content["scheduler"]["previous_loss"], "inner": None}
+    old |= {"format": 1, "threads": 1, "rng": {"cpu": torch.get_rng_state(), "cuda": []}}
+    for name in ("last.pth", "best.pth"):
+        torch.save(old, run / name)
+    assert command("val", f"--load-path={run}")[::2] == (0, "")
+    code, out, err, _ = train(f"--resume={run}", "--max-epoch=2")
+    assert code == 0, err
+    assert checkpoint.read(run / "last.pth")["format"] == checkpoint.FORMAT
+    assert [event["step"] for event in record(run) if event["kind"] == "step"] == [1, 2, 3, 4, 5, 6]

@@ -60,7 +60,17 @@ def test_a_run_folder_says_everything(tiny_run, dogcat):
 
 def test_a_checkpoint_is_complete_and_plain(tiny_run):
     content = torch.load(tiny_run / "last.pth", weights_only=True)
-    assert {"format", "net", "optimizer", "scheduler", "machine", "epoch", "step", "best_score", "config"} <= content.keys()
+    assert {
+        "format",
+        "net",
+        "optimizer",
+        "scheduler",
+        "machine",
+        "epoch",
+        "step",
+        "best_score",
+        "config",
+    } <= content.keys()
     assert (content["epoch"], content["step"], content["model"], content["num_classes"]) == (1, 2, "resnet18", 2)
     assert content["classes"] == ["cat", "dog"] and content["preprocess"]["image_size"] == 32
     net = models.build("resnet18", 2, 32).load(tiny_run)

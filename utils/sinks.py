@@ -54,7 +54,7 @@ class Lines(Sink):
     def add(self, line: str) -> None:
         data = line.encode() + b"\n"
         with files.disk_trouble_told(self.path):
-            size = self.file.tell()
+            size = os.fstat(self.file.fileno()).st_size
             try:
                 while data:
                     data = data[self.file.write(data) :]
