@@ -1,10 +1,11 @@
 # make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
+# make torture DATA=DIR: faults at random moments, many times; prints a table (about an hour).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint schema clean
+.PHONY: demo test torture lint schema clean
 
 demo: $(READY)
 	$(RUN) main.py train --config=demo
@@ -17,6 +18,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest -q -n auto tests
+
+torture: $(READY)
+	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
 
 lint: $(READY)
 	$(RUN) -m ruff format --check .

@@ -1,12 +1,12 @@
 """Going on with a run: to the same weights, record and best, bit for bit, wherever it was stopped."""
 
-import json
 import os
 import shutil
 import signal
 
 import pytest
 import torch
+from compare import record, same
 from conftest import picture, unless_given
 
 from data.transforms import Preprocess
@@ -16,7 +16,6 @@ from utils import checkpoint
 # BatchNorm and dropout, 2 epochs of 3 steps (16 training images in batches of 6, 6, 4).
 SMALL = ["--model=mobilenet_v3_small", "--image-size=32", "--batch-size=6", "--max-epoch=2", "--num-workers=0"]
 SMALL += ["--use-gpu=false", "--amp=off", "--vis-port=None", "--scheduler=cosine", "--lr=0.01"]
-TIMES = ("time", "seconds", "rate")
 
 
 @pytest.fixture
@@ -65,22 +64,6 @@ PLACES = {
     "second epoch": (Classify, "train_step", 5),
 }
 ELSEWHERE = {"validation in two processes": (Classify, "evaluate", 1)}
-
-
-def record(run):
-    """The steps and epochs of the record, without times."""
-    events = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in e.items() if k not in TIMES} for e in events if e["kind"] in ("step", "epoch")]
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def assert_same_end(run, whole, but=("config",)):
