@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import os
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,6 +72,11 @@ class ImageData:
             train += mine[cut:]
         return sorted(train), sorted(val)
 
+    def left_out(self) -> list[Path]:
+        """The images under the root that no rule of the data set takes in, sorted; hidden folders are not looked into."""
+        taken = {path for path, _ in self.items}
+        return sorted(path for path in images_below(self.root) if path not in taken)
+
     def fingerprint(self, items: Items) -> str:
         """A hash of the files' names below the root and sizes: the same images give the same one, wherever they lie."""
         lines = (f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path, _ in items)
@@ -100,6 +107,13 @@ def first_files(folder: Path, count: int = 100) -> list[Path]:
     with suppress(OSError):
         return list(itertools.islice(folder.iterdir(), count))
     return []
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """Every image below `root` by its name; folders that are hidden, or may not be read, are left out."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from filter(is_image, (Path(folder, name) for name in names))
 
 
 def is_image(path: Path) -> bool:

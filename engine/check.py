@@ -1,0 +1,176 @@
+"""The report of `check`: what of a data set, a machine and the options would stop a run, or spoil it."""
+
+import shutil
+import statistics
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+
+from config import Config
+from data.image_data import ImageData, Items
+from data.loaders import Loader, cores
+from data.survey import Look, look_at_all
+from data.transforms import Preprocess
+from engine.classify import Classify
+from engine.device import memory_told
+from engine.setup import train_loader, training
+from utils.errors import Failure, UsageError
+
+SHOWN = 10  # names a section lists
+UNBALANCED = 3  # times as many images in the largest class as in the smallest
+
+
+def check(opt: Config, dataset: ImageData) -> bool:
+    """Prints the report. Returns whether nothing in it would stop a run."""
+    start = time.monotonic()
+    looks = look_at_all(dataset.items, Preprocess(opt.image_size, opt.min_crop), cores())
+    good = [one for one in looks if not one.problem]
+    print(f"{opt.dataset} in {dataset.root}: {len(looks)} images read in {time.monotonic() - start:.0f} s")
+    report_classes(dataset)
+    report_sizes(good, opt.image_size)
+    report_kinds(good, dataset.root)
+    report_left_out(dataset)
+    train, val = dataset.split(opt.val_fraction, opt.seed)
+    report_duplicates(looks, {path for path, _ in val}, dataset)
+    problems = unreadable(looks, opt, dataset, {"training": train, "validation": val})
+    problems += machine(opt, dataset, {one.path for one in good})
+    print(f"{len(problems)} would stop a run: {'; '.join(problems)}" if problems else "nothing here would stop a run")
+    return not problems
+
+
+def row(title: str, text: str) -> None:
+    print(f"  {title:<12} {text}")
+
+
+def names(paths: list[Path], root: Path) -> str:
+    shown = ", ".join(path.relative_to(root).as_posix() for path in paths[:SHOWN])
+    return shown + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+
+
+def report_classes(dataset: ImageData) -> None:
+    count = Counter(label for _, label in dataset.items)
+    by_count = count.most_common()
+    (most, largest), (least, smallest) = by_count[0], by_count[-1]
+    if len(count) <= SHOWN:
+        row("classes", ", ".join(f"{name} {count[k]}" for k, name in enumerate(dataset.classes)))
+    else:
+        spread = f"{smallest} ({dataset.classes[least]}) to {largest} ({dataset.classes[most]}) images each"
+        row("classes", f"{len(count)}, {spread}")
+    if largest > UNBALANCED * smallest:
+        often, seldom = dataset.classes[most], dataset.classes[least]
+        row(
+            "", f"note: unbalanced, {largest / smallest:.1f} times as many of {often} as of {seldom}: accuracy flatters"
+        )
+
+
+def report_sizes(good: list[Look], image_size: int) -> None:
+    if not good:
+        return
+    sides = [min(one.size) for one in good]
+    low, middle, high = min(sides), statistics.median_low(sides), max(sides)
+    row("shorter side", f"{low} to {high} pixels, median {middle}")
+    if small := sum(side < image_size for side in sides):
+        row("", f"note: {small} are smaller than --image-size={image_size} and get enlarged")
+
+
+def report_kinds(good: list[Look], root: Path) -> None:
+    """Odd images, which are read all the same."""
+    by_kind = defaultdict(list)
+    for one in good:
+        for kind in one.kinds:
+            by_kind[kind].append(one.path)
+    for kind, paths in by_kind.items():
+        row("odd, read" if kind == next(iter(by_kind)) else "", f"{len(paths)} {kind}, as {names(paths[:1], root)}")
+
+
+def report_left_out(dataset: ImageData) -> None:
+    if paths := dataset.left_out():
+        row("left out", f"{len(paths)} images whose label no rule of {type(dataset).__name__} explains: ")
+        row("", names(paths, dataset.root))
+    taken = {path for path, _ in dataset.items} | set(paths)
+    if others := sum(path.is_file() and path not in taken for path in dataset.root.rglob("*")):
+        row("", f"{others} other files, which are no images")
+
+
+def report_duplicates(looks: list[Look], val: set[Path], dataset: ImageData) -> None:
+    """The same bytes twice: under two labels, in both parts, within one."""
+    by_digest = defaultdict(list)
+    for one in looks:
+        if one.digest and not one.problem:
+            by_digest[one.digest].append(one)
+    groups = [group for group in by_digest.values() if len(group) > 1]
+    labels = [group for group in groups if len({one.label for one in group}) > 1]
+    across = [group for group in groups if len({one.path in val for one in group}) > 1]
+    for what, some in (("with two labels", labels), ("in training and in validation", across)):
+        if some:
+            row("the same", f"{len(some)} pictures {what}, which the accuracy suffers or gains from:")
+            for group in some[:SHOWN]:
+                row("", " = ".join(one.path.relative_to(dataset.root).as_posix() for one in group[:4]))
+    if within := len(groups) - len({id(group) for group in labels + across}):
+        row("the same", f"{within} pictures more than once within one part")
+
+
+def unreadable(looks: list[Look], opt: Config, dataset: ImageData, parts: dict[str, Items]) -> list[str]:
+    """Prints the images that cannot be read; returns what of it would stop a run."""
+    bad = [one for one in looks if one.problem]
+    if not bad:
+        return []
+    row("unreadable", f"{len(bad)} of {len(looks)}:")
+    for one in bad[:SHOWN]:
+        row("", f"{one.path.relative_to(dataset.root).as_posix()}: {one.problem}")
+    if len(bad) > SHOWN:
+        row("", f"and {len(bad) - SHOWN} more")
+    if opt.on_bad_image == "fail":
+        return [f"{len(bad)} unreadable images (remove them, or train with --on-bad-image=skip)"]
+    paths = {one.path for one in bad}
+    return [
+        f"no readable image of {name} for {part}"
+        for part, items in parts.items()
+        for k, name in enumerate(dataset.classes)
+        if all(path in paths for path, label in items if label == k)
+    ]
+
+
+def machine(opt: Config, dataset: ImageData, good: set[Path]) -> list[str]:
+    """Prints the device, one training step and the disk; returns what of it would stop a run."""
+    task, loaders, _ = training(opt, dataset)
+    row("device", str(task.device))
+    items = [item for item in loaders.train.items if item[0] in good]
+    if len(items) < 2:
+        return []
+    with train_loader(opt.model_copy(update={"num_workers": 0}), items, task.preprocess, task.device) as loader:
+        problems = step(task, loader, opt)
+    return problems + disk(task, opt)
+
+
+def step(task: Classify, loader: Loader, opt: Config) -> list[str]:
+    batch = next(iter(loader))
+    start = time.monotonic()
+    try:
+        with memory_told(opt, opt.image_size):
+            loss = float(task.train_step(batch)["loss"])
+    except Failure as e:
+        return [str(e)]
+    row("one step", f"{opt.model}, {len(batch)} images: loss {loss:.4f}, {time.monotonic() - start:.1f} s with warm-up")
+    return []
+
+
+def disk(task: Classify, opt: Config) -> list[str]:
+    """Compares the free disk with what a run's checkpoints take: those kept, the best, and one being written."""
+    place = Path(opt.checkpoint_dir)
+    while not place.exists():
+        place = place.parent
+    free, one = shutil.disk_usage(place).free, size_of(task.state_dict())
+    needed = one * (opt.keep + 2)
+    row("disk", f"{free / 2**20:.0f} MiB free for {opt.checkpoint_dir}; a run takes up to {needed / 2**20:.0f} MiB")
+    return [f"too little disk for {opt.keep + 2} checkpoints of {one / 2**20:.0f} MiB"] if free < needed else []
+
+
+def size_of(state: object) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return sum(map(size_of, values))
