@@ -42,7 +42,10 @@ class ImageData:
                 f"{what}: give the labelled images as --train-data-root=DIR, "
                 "or train on the built-in images with --config=demo"
             )
-        self.classes, self.items = self.scan(self.root)
+        try:
+            self.classes, self.items = self.scan(self.root)
+        except OSError as e:
+            raise UsageError(f"{e.filename} cannot be read: {e.strerror}") from e
         if not self._usable(self.classes, self.items):
             raise UsageError(f"{self.root} is no {type(self).__name__} data set: {self._lacks()}.{self._nearby()}")
 
@@ -73,9 +76,9 @@ class ImageData:
         return sorted(train), sorted(val)
 
     def left_out(self) -> list[Path]:
-        """The images under the root that no rule of the data set takes in, sorted; hidden folders are not looked into."""
+        """The files under the root, sorted, that no rule of the data set takes in; not those in hidden folders."""
         taken = {path for path, _ in self.items}
-        return sorted(path for path in images_below(self.root) if path not in taken)
+        return sorted(path for path in files_below(self.root) if path not in taken)
 
     def fingerprint(self, items: Items) -> str:
         """A hash of the files' names below the root and sizes: the same images give the same one, wherever they lie."""
@@ -109,11 +112,11 @@ def first_files(folder: Path, count: int = 100) -> list[Path]:
     return []
 
 
-def images_below(root: Path) -> Iterator[Path]:
-    """Every image below `root` by its name; folders that are hidden, or may not be read, are left out."""
+def files_below(root: Path) -> Iterator[Path]:
+    """Every file below `root`; folders that are hidden, or may not be read, are left out."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from filter(is_image, (Path(folder, name) for name in names))
+        yield from (Path(folder, name) for name in names)
 
 
 def is_image(path: Path) -> bool:

@@ -1,15 +1,17 @@
 """A look at every image of a data set: what it is, and whether training could read it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from data.image_data import Items
-from data.transforms import ORIENTATION, Preprocess
+from data.reading import ORIENTATION, told
+from data.transforms import Preprocess
 from utils.errors import UsageError
 from utils.progress import watched
 
@@ -22,10 +24,10 @@ class Look:
     """What one image is.
 
     Attributes:
-        digest: BLAKE2 of the file's bytes, "" where they cannot be had.
-        size: (width, height) in pixels; None where the file is no image.
-        kinds: what is odd about it: "CMYK", "16-bit", "palette", "grey", "transparent", "animated", "rotated by EXIF", "huge".
-        problem: why training cannot read it, in one line.
+        digest: BLAKE2 of the file's bytes; "" where they cannot be had.
+        size: (width, height) in pixels as stored; None where the image cannot be read.
+        kinds: what is odd about it, of KINDS.
+        problem: why training cannot read it.
     """
 
     path: Path
@@ -36,32 +38,37 @@ class Look:
     problem: str | None = None
 
 
+KINDS: dict[str, Callable[[Image.Image], bool]] = {
+    "CMYK": lambda image: image.mode == "CMYK",
+    "16-bit": lambda image: image.mode.startswith("I"),
+    "floating point": lambda image: image.mode == "F",
+    "palette": lambda image: image.mode in ("P", "PA"),
+    "grey": lambda image: image.mode in ("1", "L", "LA"),
+    "transparent": lambda image: image.has_transparency_data,
+    "animated": lambda image: image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+    "rotated by EXIF": lambda image: image.getexif().get(ORIENTATION, 1) != 1,
+    "huge": lambda image: image.width * image.height > HUGE,
+}
+
+
 def look(path: Path, label: int, preprocess: Preprocess) -> Look:
     """Reads one image as training does, all of it."""
     digest = ""
     try:
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        with told(path):
+            digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         preprocess.eval(path)
-        with Image.open(path) as image:
-            return Look(path, label, digest, image.size, kinds(image))
-    except (UsageError, OSError) as e:
-        return Look(path, label, digest, problem=str(e).partition("cannot be read: ")[2] or str(e))
+        with told(path), Image.open(path) as image:
+            return Look(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
+    except UsageError as e:
+        return Look(path, label, digest, problem=str(e).removeprefix(f"image {path} cannot be read: "))
 
 
-def kinds(image: Image.Image) -> tuple[str, ...]:
-    """What is odd about an open image; decodes nothing."""
-    mode = image.mode
-    found = {
-        "CMYK": mode == "CMYK",
-        "16-bit": mode.startswith("I"),
-        "palette": mode == "P",
-        "grey": mode in ("1", "L", "LA"),
-        "transparent": mode in ("LA", "PA", "RGBA") or "transparency" in image.info,
-        "animated": getattr(image, "n_frames", 1) > 1,
-        "rotated by EXIF": image.getexif().get(ORIENTATION, 1) != 1,
-        "huge": image.width * image.height > HUGE,
-    }
-    return tuple(kind for kind, is_so in found.items() if is_so)
+def is_a(kind: str, image: Image.Image) -> bool:
+    """Whether an open image is of a kind of KINDS."""
+    with suppress(Exception):  # damage that training does not meet: in a later frame, in the EXIF data
+        return KINDS[kind](image)
+    return False
 
 
 def look_at_all(items: Items, preprocess: Preprocess, threads: int) -> list[Look]:

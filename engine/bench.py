@@ -32,9 +32,10 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     every = max(len(dataset.items) // IMAGES, 1)
     dataset.items = dataset.items[::every][:IMAGES]
     task, loaders, _ = training(opt, dataset)
-    train = train_loader(opt, dataset.items, task.preprocess, task.device)
-    print(f"{opt.model} at {opt.image_size}, batch {opt.batch_size}, {len(train.items)} images an epoch; {task.device}")
-    with tempfile.TemporaryDirectory() as folder:
+    setting = f"batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
+    print(f"{opt.model} at {opt.image_size}, {setting}")
+    loader = train_loader(opt, dataset.items, task.preprocess, task.device)
+    with loader as train, tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), [])
         ours = lambda: Training(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731
         rivals = {

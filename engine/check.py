@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from config import Config
-from data.image_data import ImageData, Items
+from data.image_data import ImageData, Items, is_image
 from data.loaders import Loader, cores
 from data.survey import Look, look_at_all
 from data.transforms import Preprocess
 from engine.classify import Classify
 from engine.device import memory_told
 from engine.setup import train_loader, training
-from utils.errors import Failure, UsageError
+from utils.errors import Failure
 
 SHOWN = 10  # names a section lists
 UNBALANCED = 3  # times as many images in the largest class as in the smallest
@@ -25,14 +25,15 @@ UNBALANCED = 3  # times as many images in the largest class as in the smallest
 def check(opt: Config, dataset: ImageData) -> bool:
     """Prints the report. Returns whether nothing in it would stop a run."""
     start = time.monotonic()
+    train, val = dataset.split(opt.val_fraction, opt.seed)
     looks = look_at_all(dataset.items, Preprocess(opt.image_size, opt.min_crop), cores())
     good = [one for one in looks if not one.problem]
-    print(f"{opt.dataset} in {dataset.root}: {len(looks)} images read in {time.monotonic() - start:.0f} s")
+    parts = f"{len(train)} for training, {len(val)} for validation"
+    print(f"{opt.dataset} in {dataset.root}: {len(looks)} images ({parts}), read in {time.monotonic() - start:.0f} s")
     report_classes(dataset)
     report_sizes(good, opt.image_size)
     report_kinds(good, dataset.root)
     report_left_out(dataset)
-    train, val = dataset.split(opt.val_fraction, opt.seed)
     report_duplicates(looks, {path for path, _ in val}, dataset)
     problems = unreadable(looks, opt, dataset, {"training": train, "validation": val})
     problems += machine(opt, dataset, {one.path for one in good})
@@ -59,10 +60,8 @@ def report_classes(dataset: ImageData) -> None:
         spread = f"{smallest} ({dataset.classes[least]}) to {largest} ({dataset.classes[most]}) images each"
         row("classes", f"{len(count)}, {spread}")
     if largest > UNBALANCED * smallest:
-        often, seldom = dataset.classes[most], dataset.classes[least]
-        row(
-            "", f"note: unbalanced, {largest / smallest:.1f} times as many of {often} as of {seldom}: accuracy flatters"
-        )
+        times = f"{largest / smallest:.1f} times as many of {dataset.classes[most]} as of {dataset.classes[least]}"
+        row("", f"note: unbalanced, {times}: accuracy flatters")
 
 
 def report_sizes(good: list[Look], image_size: int) -> None:
@@ -81,35 +80,45 @@ def report_kinds(good: list[Look], root: Path) -> None:
     for one in good:
         for kind in one.kinds:
             by_kind[kind].append(one.path)
-    for kind, paths in by_kind.items():
-        row("odd, read" if kind == next(iter(by_kind)) else "", f"{len(paths)} {kind}, as {names(paths[:1], root)}")
+    for number, (kind, paths) in enumerate(by_kind.items()):
+        row("" if number else "odd, read", f"{len(paths)} {kind}, as {names(paths[:1], root)}")
 
 
 def report_left_out(dataset: ImageData) -> None:
-    if paths := dataset.left_out():
-        row("left out", f"{len(paths)} images whose label no rule of {type(dataset).__name__} explains: ")
-        row("", names(paths, dataset.root))
-    taken = {path for path, _ in dataset.items} | set(paths)
-    if others := sum(path.is_file() and path not in taken for path in dataset.root.rglob("*")):
-        row("", f"{others} other files, which are no images")
+    paths = dataset.left_out()
+    images = [path for path in paths if is_image(path)]
+    if images:
+        row("left out", f"{len(images)} images whose label no rule of {type(dataset).__name__} explains:")
+        row("", names(images, dataset.root))
+    if others := [path for path in paths if not is_image(path)]:
+        row("" if images else "left out", f"{len(others)} files that are no images: {names(others, dataset.root)}")
 
 
 def report_duplicates(looks: list[Look], val: set[Path], dataset: ImageData) -> None:
     """The same bytes twice: under two labels, in both parts, within one."""
     by_digest = defaultdict(list)
     for one in looks:
-        if one.digest and not one.problem:
+        if not one.problem:
             by_digest[one.digest].append(one)
-    groups = [group for group in by_digest.values() if len(group) > 1]
-    labels = [group for group in groups if len({one.label for one in group}) > 1]
-    across = [group for group in groups if len({one.path in val for one in group}) > 1]
-    for what, some in (("with two labels", labels), ("in training and in validation", across)):
+    groups = {"with two labels, so one of them is wrong": [], "in training and in validation: accuracy flatters": []}
+    labels, across = groups.values()
+    within = 0
+    for group in (group for group in by_digest.values() if len(group) > 1):
+        if len({one.label for one in group}) > 1:
+            labels.append(group)
+        elif len({one.path in val for one in group}) > 1:
+            across.append(group)
+        else:
+            within += 1
+    title = "duplicates"
+    for what, some in groups.items():
         if some:
-            row("the same", f"{len(some)} pictures {what}, which the accuracy suffers or gains from:")
-            for group in some[:SHOWN]:
-                row("", " = ".join(one.path.relative_to(dataset.root).as_posix() for one in group[:4]))
-    if within := len(groups) - len({id(group) for group in labels + across}):
-        row("the same", f"{within} pictures more than once within one part")
+            row(title, f"{len(some)} {what}")
+            title = ""
+        for group in some[:SHOWN]:
+            row("", " = ".join(one.path.relative_to(dataset.root).as_posix() for one in group[:4]))
+    if within:
+        row(title, f"{within} within one part")
 
 
 def unreadable(looks: list[Look], opt: Config, dataset: ImageData, parts: dict[str, Items]) -> list[str]:
@@ -117,7 +126,8 @@ def unreadable(looks: list[Look], opt: Config, dataset: ImageData, parts: dict[s
     bad = [one for one in looks if one.problem]
     if not bad:
         return []
-    row("unreadable", f"{len(bad)} of {len(looks)}:")
+    replaced = ", each replaced by another of its class" if opt.on_bad_image == "skip" else ""
+    row("unreadable", f"{len(bad)} of {len(looks)}{replaced}:")
     for one in bad[:SHOWN]:
         row("", f"{one.path.relative_to(dataset.root).as_posix()}: {one.problem}")
     if len(bad) > SHOWN:

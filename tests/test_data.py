@@ -12,7 +12,8 @@ from torchvision import transforms as tv
 import data
 from data import unlabelled
 from data.loaders import Batches, Loader
-from data.transforms import Preprocess, center_square, read
+from data.reading import read
+from data.transforms import Preprocess, center_square
 from utils.errors import UsageError
 
 
@@ -151,25 +152,25 @@ def test_a_file_that_is_no_image_is_named(content, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_image_is_one_line_from_a_worker_too(workers, dogcat, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"bad")
-    loader = Loader([(tmp_path / "bad.jpg", 0), (tmp_path / "bad.jpg", 1)], Preprocess(16), 2, workers)
-    with pytest.raises(UsageError) as error:
+    items = [(tmp_path / "bad.jpg", 0), (tmp_path / "bad.jpg", 1)]
+    with pytest.raises(UsageError) as error, Loader(items, Preprocess(16), 2, workers) as loader:
         list(loader)
     assert "\n" not in str(error.value) and "bad.jpg" in str(error.value)
 
 
 def batches(items, workers, epoch, augment=True, seed=3):
-    loader = Loader(items, Preprocess(24, min_crop=0.3), 5, workers, seed, augment)
-    return [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader.at(epoch)]
+    with Loader(items, Preprocess(24, min_crop=0.3), 5, workers, seed, augment) as loader:
+        return [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader.at(epoch)]
 
 
 def test_workers_and_earlier_epochs_change_nothing(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     alone = batches(items, workers=0, epoch=4)
-    loader = Loader(items, Preprocess(24, min_crop=0.3), 5, 2, 3, augment=True)
-    list(loader.at(0))
-    for got, expected in zip(loader.at(4), alone, strict=True):
-        assert torch.equal(got.images, expected[0]) and torch.equal(got.labels, expected[1])
-        assert torch.equal(got.indices, expected[2])
+    with Loader(items, Preprocess(24, min_crop=0.3), 5, 2, 3, augment=True) as loader:
+        list(loader.at(0))
+        for got, expected in zip(loader.at(4), alone, strict=True):
+            assert torch.equal(got.images, expected[0]) and torch.equal(got.labels, expected[1])
+            assert torch.equal(got.indices, expected[2])
 
 
 def test_epochs_and_seeds_differ(dogcat):

@@ -63,6 +63,13 @@ class Torture:
         pairs = [[checkpoint.read(r / n) for r in (run, self.whole_run)] for n in ("last.pth", "best.pth")]
         return all(same(a[key], b[key]) for a, b in pairs for key in b.keys() - {"config"})
 
+    @staticmethod
+    def holds(so: bool, what: str) -> bool:
+        """Tells what happened where something is not `so`."""
+        if not so:
+            print(what, file=sys.stderr, flush=True)
+        return so
+
     def row(self, fault: str, tried: int, survived: int, note: str = "") -> None:
         self.rows.append((fault, tried, survived, note))
         print(f"{fault:<46} {tried:>5} {survived:>9}   {note}", flush=True)
@@ -104,7 +111,8 @@ class Torture:
             code = process.wait(60)
             seconds.append(time.monotonic() - start)
             left = [pid for pid in children if os.path.exists(f"/proc/{pid}")]
-            good += code == (128 + number if number else 0) and not left and self.goes_on(runs)
+            told = code == (128 + number if number else 0) and not left
+            good += self.holds(told, f"exit code {code}, left {left}") and self.goes_on(runs)
         self.row(f"{name} at a random moment", tried, good, f"slowest exit {max(seconds):.1f} s")
 
     def workers(self, number: signal.Signals) -> None:
@@ -119,7 +127,8 @@ class Torture:
                 os.kill(self.random.choice(children_of(process.pid)), number)
             _, err = process.communicate(timeout=100)
             seconds.append(time.monotonic() - start)
-            good += process.returncode == 1 and err.count("\n") == 1 and self.goes_on(runs)
+            told = process.returncode == 1 and err.count("\n") == 1
+            good += self.holds(told, f"exit code {process.returncode}: {err}") and self.goes_on(runs)
         self.row(f"a worker gets {number.name}", tried, good, f"slowest end {max(seconds):.1f} s (--data-timeout=5)")
 
     def damaged(self) -> None:
@@ -165,7 +174,7 @@ class Torture:
                 done = self.train(runs, "--save-every=7", "--keep=5")
                 told = done.returncode == 1 and "No space left" in done.err and done.err.count("\n") == 1
                 subprocess.run(["mount", "-o", "remount,size=1g", str(runs)], check=True)
-                good += told and self.goes_on(runs)
+                good += self.holds(told, done.err) and self.goes_on(runs)
         self.row("disk full, then freed", tried, good)
 
     def file_limit(self) -> None:
@@ -177,7 +186,7 @@ class Torture:
             words += ["train", *FLAGS, f"--max-epoch={self.epochs}", f"--train-data-root={self.data}"]
             done = subprocess.run([*words, f"--checkpoint-dir={runs}"], capture_output=True, text=True, cwd=ROOT)
             told = done.returncode == 1 and "File too large" in done.stderr and done.stderr.count("\n") == 1
-            good += told and self.goes_on(runs)
+            good += self.holds(told, done.stderr) and self.goes_on(runs)
         self.row("ulimit -f, then without", tried, good)
 
     def shared_memory(self) -> None:
@@ -190,7 +199,7 @@ class Torture:
         words += [f"--max-epoch={self.epochs}", f"--train-data-root={self.data}", f"--checkpoint-dir={runs}"]
         done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
         told = done.returncode == 1 and "/dev/shm" in done.stderr and done.stderr.count("\n") == 1
-        self.row("/dev/shm full", 1, int(told and self.goes_on(runs)))
+        self.row("/dev/shm full", 1, int(self.holds(told, done.stderr) and self.goes_on(runs)))
 
 
 def run_in(runs: Path) -> Path | None:
@@ -237,6 +246,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def main(data: str = "data/demo/train", times: int = 100, epochs: int = 2, seed: int = 0, only: str = "") -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     with tempfile.TemporaryDirectory(prefix="torture") as folder:
         torture = Torture(data, times, epochs, seed, Path(folder))
         faults: dict[str, Callable[[], None]] = {
