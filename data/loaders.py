@@ -221,7 +221,9 @@ class Loader(DataLoader):
     def close(self) -> None:
         """Ends the worker processes at once, also those that hang."""
         _kill(self.processes)
-        self._iterator = None
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # else a traceback may hold it until the interpreter ends
+            self._iterator = None
 
     def __enter__(self) -> "Loader":
         return self

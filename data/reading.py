@@ -43,7 +43,10 @@ def read(path: Path, side: int, pick: Callable[[tuple[int, int]], Box]) -> np.nd
     with told(path):
         image = Image.open(path)
     with image:
-        turn = orientation(image, path)
+        if image.format not in ("JPEG", "MPO"):  # a PNG's EXIF data follow its pixels, a TIFF is turned as it loads
+            with told(path):
+                image.load()
+        turn = orientation(image)
         order = -1 if turn in SWAPS_SIDES else 1
         width, height = image.size[::order]
         left, top, right, bottom = pick((width, height))
@@ -57,11 +60,8 @@ def read(path: Path, side: int, pick: Callable[[tuple[int, int]], Box]) -> np.nd
         return np.asarray(pixels.resize((side, side), Image.Resampling.BILINEAR, box))
 
 
-def orientation(image: Image.Image, path: Path) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an open image, 1 to 8; 1 where its EXIF data are damaged."""
-    if image.format == "PNG":  # its EXIF data may come after the pixels
-        with told(path):
-            image.load()
     with suppress(Exception):  # Pillow raises whatever the damage leads to
         return int(image.getexif().get(ORIENTATION, 1))
     return 1

@@ -80,6 +80,11 @@ def failure(error: Exception, timeout: float, awaited: str) -> Failure | None:
             "no shared memory is left (/dev/shm) for what the worker processes read: --num-workers=0, "
             "a smaller --batch-size, or a larger /dev/shm (docker run --shm-size=2g)"
         )
+    if "unable to resize file" in text:
+        return Failure(
+            "shared memory for what the worker processes read: File too large (see `ulimit -f`): "
+            "raise the limit, or use --num-workers=0"
+        )
     if isinstance(error, TimeoutError) or "DataLoader timed out" in text:
         return Failure(
             f"no batch came for {timeout:g} s: a worker process hangs, or the disk is that slow; it was to read "

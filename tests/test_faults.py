@@ -210,13 +210,20 @@ def test_a_worker_that_dies_or_hangs(fault, training):
     assert "saved as" in out and checkpoint.read(process.run / "last.pth")["step"] == process.steps()
 
 
-def test_no_shared_memory_left(train, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("unable to write to file </torch_1>: No space left on device (28)", "/dev/shm"),
+        ("unable to resize file </torch_1> to the right size: File too large (27)", "ulimit -f"),
+    ],
+)
+def test_no_shared_memory_left(error, cause, train, monkeypatch):
     def full(self):
-        raise RuntimeError("unable to write to file </torch_1>: No space left on device (28)")
+        raise RuntimeError(error)
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     code, out, err, run = train("--num-workers=1")
-    assert code == 1 and "/dev/shm" in err and "--num-workers=0" in err and err.count("\n") == 1
+    assert code == 1 and cause in err and "--num-workers=0" in err and err.count("\n") == 1
     assert checkpoint.read(run / "last.pth")["step"] == 0
 
 
