@@ -194,6 +194,7 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         command, topics, flags = cli.parse(sys.argv[1:], COMMANDS)
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]

@@ -22,6 +22,7 @@ from data import workers
 from data.image_data import Items
 from data.transforms import Preprocess
 from utils.errors import UsageError
+from utils.files import printable
 
 Key = tuple[int, int]  # (epoch, index of the image)
 Sample = tuple[np.ndarray, int, int, list[str]]
@@ -215,7 +216,7 @@ class Loader(DataLoader):
     def _files_of(self, number: int) -> str:
         """The first files of a batch, in words."""
         keys = next(itertools.islice(self.batch_sampler, number, None), [])
-        paths = [str(self.items[index][0]) for _, index in keys]
+        paths = [printable(self.items[index][0]) for _, index in keys]
         return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils.errors import Failure, Stopped, UsageError
+from utils.files import printable
 
 ORIENTATION = 0x0112  # EXIF tag: 1 is upright; what undoes the others:
 TURNS = {
@@ -92,7 +93,7 @@ def told(path: Path) -> Iterator[None]:
     except (UsageError, Failure, Stopped):  # from a signal's handler
         raise
     except Exception as e:
-        raise UsageError(f"image {path} cannot be read: {reason(path, e)}") from e
+        raise UsageError(f"image {printable(path)} cannot be read: {reason(path, e)}") from e
 
 
 def reason(path: Path, e: Exception) -> str:

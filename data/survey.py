@@ -13,6 +13,7 @@ from data.image_data import Items
 from data.reading import ORIENTATION, told
 from data.transforms import Preprocess
 from utils.errors import UsageError
+from utils.files import printable
 from utils.progress import watched
 
 HUGE = 20_000_000  # pixels, above which reading takes seconds
@@ -61,7 +62,7 @@ def look(path: Path, label: int, preprocess: Preprocess) -> Look:
         with told(path), Image.open(path) as image:
             return Look(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
     except UsageError as e:
-        return Look(path, label, digest, problem=str(e).removeprefix(f"image {path} cannot be read: "))
+        return Look(path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: "))
 
 
 def is_a(kind: str, image: Image.Image) -> bool:

@@ -17,6 +17,7 @@ from engine.classify import Classify
 from engine.device import memory_told
 from engine.setup import train_loader, training
 from utils.errors import Failure
+from utils.files import printable
 
 SHOWN = 10  # names a section lists
 UNBALANCED = 3  # times as many images in the largest class as in the smallest
@@ -45,8 +46,12 @@ def row(title: str, text: str) -> None:
     print(f"  {title:<12} {text}")
 
 
+def below(root: Path, path: Path) -> str:
+    return printable(path.relative_to(root).as_posix())
+
+
 def names(paths: list[Path], root: Path) -> str:
-    shown = ", ".join(path.relative_to(root).as_posix() for path in paths[:SHOWN])
+    shown = ", ".join(below(root, path) for path in paths[:SHOWN])
     return shown + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
 
 
@@ -116,7 +121,7 @@ def report_duplicates(looks: list[Look], val: set[Path], dataset: ImageData) -> 
             row(title, f"{len(some)} {what}")
             title = ""
         for group in some[:SHOWN]:
-            row("", " = ".join(one.path.relative_to(dataset.root).as_posix() for one in group[:4]))
+            row("", " = ".join(below(dataset.root, one.path) for one in group[:4]))
     if within:
         row(title, f"{within} within one part")
 
@@ -129,7 +134,7 @@ def unreadable(looks: list[Look], opt: Config, dataset: ImageData, parts: dict[s
     replaced = ", each replaced by another of its class" if opt.on_bad_image == "skip" else ""
     row("unreadable", f"{len(bad)} of {len(looks)}{replaced}:")
     for one in bad[:SHOWN]:
-        row("", f"{one.path.relative_to(dataset.root).as_posix()}: {one.problem}")
+        row("", f"{below(dataset.root, one.path)}: {one.problem}")
     if len(bad) > SHOWN:
         row("", f"and {len(bad) - SHOWN} more")
     if opt.on_bad_image == "fail":

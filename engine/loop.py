@@ -20,6 +20,7 @@ from engine.stops import Stops
 from engine.task import NotFinite, Task
 from utils import checkpoint
 from utils.errors import Failure, Stopped
+from utils.files import printable
 from utils.progress import Progress, watched
 from utils.run import Run
 
@@ -153,7 +154,7 @@ class Training:
     def skip(self, batch: Batch, lr: float, what: str) -> None:
         """Tells of a step that has no finite numbers, and ends the training unless such steps are to be skipped."""
         step, skipped = self.state.step + 1, self.state.now.skipped
-        names = ", ".join(str(self.train.items[i][0]) for i in batch.indices.tolist())
+        names = ", ".join(printable(self.train.items[i][0]) for i in batch.indices.tolist())
         line = f"step {step} (epoch {self.state.epoch + 1}, lr {lr:.3g}): {what} is not finite; its batch: {names}"
         if self.opt.on_nan == "stop":
             raise Failure(f"{line}. A lower --lr helps most often; --on-nan=skip leaves such steps out")

@@ -1,7 +1,9 @@
 """`check`: everything that is wrong or odd in a folder is named, and the exit code says whether a run would stop."""
 
+import os
 import shutil
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -202,3 +204,20 @@ def test_a_look_tells_the_stored_size_and_the_bytes(root):
     assert first.size == (60, 50) and first.kinds == () and first.problem is None
     (root / "cat.3.jpg").unlink()
     assert look(root / "cat.3.jpg", 0, Preprocess(16)).problem == "No such file or directory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_cannot_be_printed(check, command, root, tmp_path, tiny_run):
+    bad, good = os.fsencode(root) + b"/cat.80.\xfe\n.jpg", os.fsencode(root) + b"/cat.81.\xfe.jpg"
+    picture(root / "dog.80.jpg", (9, 9, 9)).rename(os.fsdecode(good))
+    with open(bad, "w") as file:
+        file.write("x")
+    code, out, _ = check(root)
+    assert code == 1 and "cat.80.\\udcfe\\n.jpg: no image format" in out
+    flags = [f"--checkpoint-dir={tmp_path}/runs", "--max-epoch=1", "--num-workers=0", "--vis-port=None", *SMALL]
+    code, _, err = command("train", f"--train-data-root={root}", *flags)
+    assert code == 2 and err.count("\n") == 1 and "cat.80.\\udcfe\\n.jpg cannot be read" in err
+    os.unlink(bad)
+    csv = tmp_path / "out.csv"
+    flags = [f"--load-path={tiny_run}", f"--test-data-root={root}", f"--result-file={csv}", "--num-workers=0"]
+    assert command("test", *flags, "--use-gpu=false")[0] == 0 and b"cat.81.\xfe.jpg," in csv.read_bytes()

@@ -15,6 +15,11 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # full
 PART = ".part"  # how the names of temporary files end
 
 
+def printable(path: str | Path) -> str:
+    """The path in one line that every terminal can show: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
 @contextmanager
 def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Opens a temporary file beside `path` that takes its place, synced to disk, once the block ends well.
@@ -26,7 +31,7 @@ def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
         Failure: the disk is full.
     """
     path = Path(os.path.realpath(path))
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     if path.exists() and not path.is_file():
         with path.open(mode, **text) as file:
             yield file

@@ -52,7 +52,7 @@ class Lines(Sink):
             self.file = path.open("ab", buffering=0)
 
     def add(self, line: str) -> None:
-        data = line.encode() + b"\n"
+        data = line.encode(errors="backslashreplace") + b"\n"
         with files.disk_trouble_told(self.path):
             size = os.fstat(self.file.fileno()).st_size
             try:
