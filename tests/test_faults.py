@@ -120,6 +120,30 @@ def test_a_second_signal_ends_it_at_once(training):
     assert process.end(timeout=10)[0] == 130
 
 
+SECOND_SIGNAL = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from engine.stops import Stops
+
+if __name__ == "__main__":
+    with Stops(Path(sys.argv[1]), print, print):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(100,))
+        child.start()
+        print(child.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(100)
+"""
+
+
+def test_a_second_signal_in_a_step_leaves_no_process(tmp_path):
+    words = [sys.executable, "-c", SECOND_SIGNAL, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "once more: at once" in done.stderr
+    wait_for(lambda: gone([int(done.stdout)]), seconds=5)  # until init has taken note
+
+
 def test_a_hang_up_stops_it_unless_nohup(training):
     process = training().after_steps()
     process.popen.send_signal(signal.SIGHUP)
