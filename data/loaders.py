@@ -11,6 +11,7 @@ import random
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -220,10 +221,12 @@ class Loader(DataLoader):
         return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
     def close(self) -> None:
-        """Ends the worker processes at once, also those that hang."""
+        """Ends the worker processes at once, also those that hang, and torch's threads."""
+        workers.rest()  # a stop may have been raised just where the watch was to end
         _kill(self.processes)
         if self._iterator is not None:
-            self._iterator._shutdown_workers()  # else a traceback may hold it until the interpreter ends
+            with suppress(TimeoutError), workers.at_most(2):  # a killed worker may have held a lock
+                self._iterator._shutdown_workers()
             self._iterator = None
 
     def __enter__(self) -> "Loader":

@@ -38,6 +38,25 @@ def stops_held_back() -> Iterator[None]:
 
 
 @contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in a block that takes longer; only on the main thread, and where there are alarms."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _too_late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _too_late(*_) -> None:
+    raise TimeoutError
+
+
+@contextmanager
 def watched_over(timeout: float) -> Iterator[None]:
     """Raises here, and nowhere else, where a worker dies or has died, or the block takes more than `timeout` seconds.
 
@@ -47,24 +66,24 @@ def watched_over(timeout: float) -> Iterator[None]:
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGALRM, _too_late)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
     try:
-        if _torch_handlers:
-            signal.signal(signal.SIGCHLD, _torch_handlers[0])
-            _torch_handlers[0](signal.SIGCHLD, None)  # one that has died since
-        yield
+        with at_most(timeout):
+            if _torch_handlers:
+                signal.signal(signal.SIGCHLD, _torch_handlers[0])
+                _torch_handlers[0](signal.SIGCHLD, None)  # one that has died since
+            yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        handler = signal.getsignal(signal.SIGCHLD)
-        if getattr(handler, "__module__", "").startswith("torch.utils.data"):  # torch sets it once in a process
-            _torch_handlers[:] = [handler]
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        rest()
 
 
-def _too_late(*_) -> None:
-    raise TimeoutError
+def rest() -> None:
+    """From here on nothing is raised where a worker dies, until the next watch."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", "").startswith("torch.utils.data"):  # torch sets it once in a process
+        _torch_handlers[:] = [handler]
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def failure(error: Exception, timeout: float, awaited: str) -> Failure | None:

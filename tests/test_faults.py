@@ -1,6 +1,7 @@
 """Faults put in on purpose: stops, bad images, workers, disks, numbers, memory. One line, and nothing is lost."""
 
 import json
+import multiprocessing
 import os
 import pty
 import signal
@@ -12,7 +13,8 @@ import pytest
 import torch
 from conftest import COUNT, ROOT, picture, unless_given
 
-from data.loaders import Images
+from data import workers
+from data.loaders import Images, Loader
 from data.transforms import Preprocess
 from engine import stops
 from engine.classify import Classify
@@ -232,6 +234,32 @@ def test_a_worker_that_dies_or_hangs(fault, training):
     assert ("is killed by signal: Killed" if fault == "killed" else "no batch came for 2 s") in err
     assert "--num-workers=1" in err or "--data-timeout=4" in err
     assert "saved as" in out and checkpoint.read(process.run / "last.pth")["step"] == process.steps()
+
+
+@pytest.fixture
+def loader(dogcat):
+    """A loader whose two worker processes have read a batch."""
+    items = [(path, 0) for path in sorted((dogcat / "train").iterdir())]
+    with Loader(items, Preprocess(16), 2, num_workers=2, seed=0) as loader:
+        next(iter(loader))
+        yield loader
+
+
+def test_a_stop_just_where_the_watch_over_the_workers_ends(loader):
+    signal.signal(signal.SIGCHLD, workers._torch_handlers[0])  # what such a stop leaves behind
+    pids = [process.pid for process in loader.processes]
+    loader.close()
+    assert len(pids) == 2 and gone(pids)
+
+
+def test_a_worker_killed_while_it_held_a_lock(loader):
+    event = loader._iterator._workers_done_event
+    holder = multiprocessing.get_context("fork").Process(target=event._cond.acquire)
+    holder.start()
+    holder.join()
+    start = time.monotonic()
+    loader.close()
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(
