@@ -3,7 +3,7 @@
 A training checkpoint is a dict:
     format, model, num_classes, classes     what the net is
     net, optimizer, scheduler               states
-    epoch, step, pass, best_score, ...      where the run stood (engine/loop.py, State)
+    epoch, step, now, best_score, ...      where the run stood (engine/loop.py, State)
     metrics                                 figures of the last validation
     preprocess, config, images, machine     what val, test and a resumed training must repeat, and check
 A plain state dict (`torch.save(net.state_dict())`, torchvision's weight files) reads as {"net": state dict}.
