@@ -11,7 +11,7 @@ import json
 import os
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,9 @@ import data
 import models
 from utils import presets
 from utils.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from data.image_data import ImageData
 
 PathText = Annotated[
     str,
@@ -57,19 +60,35 @@ class Config(BaseModel):
     dataset: str = option("data", "DogCat", "the data set, by name")
     train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", (*LEARN, "val"))
     test_data_root: PathText = option("data", "data/test1", "images to label: a folder or one file", ("test",))
-    val_fraction: float = option("data", 0.3, "part of each class that is kept for validation", LEARN, gt=0, lt=1)
-    image_size: int = option("data", 224, "side of the square that the net sees, in pixels", LEARN, ge=8, le=4096)
-    min_crop: float = option("data", 0.25, "smallest part of an image's area that a training crop takes", LEARN, gt=0, le=1)
-    batch_size: int = option("data", 32, "images a step", LEARN + JUDGE, ge=1)
+    val_fraction: float | None = option("data", None, "part of each class that is kept for validation; None: the data set's own part, else 0.3", LEARN, gt=0, lt=1)
+    image_size: int | None = option("data", None, "side of the square that the net sees, in pixels; None: the data set's own, 224 for files", LEARN, ge=8, le=4096)
+    batch_size: int = option("data", 32, "images that one optimizer step sees", LEARN + JUDGE, ge=1)
+    cache: Literal["auto", "disk", "off"] = option("data", "auto", "auto: hold small sets in memory; disk: keep all images decoded in data/cache", (*LEARN, "val"))
+    balance: Literal["none", "sampler", "loss"] = option("data", "none", "unequal classes; sampler: draw all as often, loss: weigh the rare ones more")
     on_bad_image: Literal["fail", "skip"] = option("data", "fail", "an image that cannot be read; skip: another one of its class takes its place", (*LEARN, "val"))
     data_timeout: float = option("data", 300, "seconds that the worker processes may take for a batch", LEARN + JUDGE, gt=0)
 
+    min_crop: float | None = option("augmentation", None, "smallest part of an image's area that a training crop takes; None: 0.25, sets of small images 1", LEARN, gt=0, le=1)
+    flip: bool | None = option("augmentation", None, "mirror each image in every other epoch; None: not for digits and letters", LEARN)
+    shift: int = option("augmentation", 0, "move by up to so many pixels", LEARN, ge=0)
+    cutout: int = option("augmentation", 0, "cover a square of so many pixels", LEARN, ge=0)
+    mixup: float = option("augmentation", 0, "blend pairs of images, by parts drawn from Beta(mixup, mixup)", LEARN, ge=0)
+    cutmix: float = option("augmentation", 0, "paste a box of one image into another, of a part drawn from Beta(cutmix, cutmix)", LEARN, ge=0)
+
     max_epoch: int = option("training", 10, "epochs", ("train",), ge=1)
-    optimizer: Literal["Adam", "AdamW", "SGD"] = option("training", "Adam", "update rule of torch.optim (SGD: with Nesterov momentum 0.9)")
+    optimizer: Literal["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "Muon"] = option("training", "Adam", "update rule of torch.optim (Muon: for the filters and matrices, AdamW for the rest)")
+    momentum: float = option("training", 0.9, "of SGD and Muon", LEARN, ge=0, lt=1)
+    nesterov: bool = option("training", True, "of SGD and Muon", LEARN)
     lr: float = option("training", 1e-3, "learning rate at the start (onecycle: at the peak)", LEARN, gt=0)
-    scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = option("training", "plateau", "how the learning rate falls", ("train",))
+    scheduler: Literal["plateau", "cosine", "linear", "onecycle", "constant"] = option("training", "plateau", "how the learning rate falls", ("train",))
+    warmup: float = option("training", 0, "part of the training in which the learning rate rises from 0 (onecycle has its own)", ("train",), ge=0, lt=1)
     lr_decay: float = option("training", 0.5, "plateau: factor on lr when the validation loss rises", ("train",), gt=0, lt=1)
     weight_decay: float = option("training", 1e-4, "weight decay (Adam, SGD: an L2 term in the gradient)", LEARN, ge=0)
+    label_smoothing: float = option("training", 0, "part of each label that is spread over all classes", LEARN, ge=0, lt=1)
+    clip_grad: float | None = option("training", None, "largest L2 norm of all gradients together", LEARN, gt=0)
+    accumulate: int = option("training", 1, "parts in which a batch goes through the net, to save memory", LEARN, ge=1)
+    ema: float = option("training", 0, "decay of the weights' moving average, which is judged and saved in their place; 0: none", LEARN, ge=0, lt=1)
+    flip_test: bool = option("training", False, "judge the mean of an image and its mirror image", LEARN + JUDGE)
     on_nan: Literal["stop", "skip"] = option("training", "stop", "a step whose loss or gradients are not finite; skip: leave it out", LEARN)
 
     use_gpu: bool | None = option("machine", None, "train on the GPU; None: where there is one", LEARN + JUDGE)
@@ -104,6 +123,11 @@ class Config(BaseModel):
     @classmethod
     def _known_dataset(cls, name: str) -> str:
         return data.find(name)
+
+    def fitted(self, dataset: "ImageData") -> "Config":
+        """With what None leaves to the data set filled in."""
+        own = {name: getattr(dataset, name) for name in ("image_size", "min_crop", "flip")}
+        return self.model_copy(update={name: value for name, value in own.items() if getattr(self, name) is None})
 
     @classmethod
     def resolve(cls, command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | None = None) -> "Config":

@@ -33,6 +33,7 @@ def train(**flags):
     start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not goes_on else None
     files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
     dataset = data.open(opt.dataset, opt.train_data_root)
+    opt = opt.fitted(dataset)
 
     from engine.loop import State, Training
     from engine.setup import training
@@ -64,7 +65,8 @@ def train(**flags):
 def val(**flags):
     """Judge a checkpoint on the validation part that its training kept aside.
 
-    The split, the preprocessing and the model come from the checkpoint.
+    The split, the preprocessing and the model come from the checkpoint. The figures go into the run folder too, as
+    val_best.json or val_last.json.
 
     Examples:
         python main.py val --load-path=last
@@ -74,7 +76,7 @@ def val(**flags):
     from data.loaders import noting_bad
     from engine.device import memory_told
     from engine.setup import judge, val_loader
-    from utils import metrics
+    from utils import metrics, results
     from utils.progress import watched
 
     dataset = data.open(opt.dataset, opt.train_data_root)
@@ -86,10 +88,11 @@ def val(**flags):
         warning = "its files are not those of the training, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
     task, bad = judge(opt, content), []
-    with val_loader(opt, items, task) as loader, memory_told(opt, task.preprocess.image_size):
+    with val_loader(opt, dataset, items, task) as loader, memory_told(opt, task.preprocess.image_size):
         print(f"{content['model']} of epoch {content['epoch']} on {len(items)} validation images of {dataset.root}")
         figures = task.evaluate(noting_bad(watched(loader.at(0), "validating", len(items)), bad))
     print(metrics.table(figures, task.classes))
+    results.write_json(Path(opt.load_path), {"images": len(items), "classes": task.classes, **figures})
     for line in bad:
         print(f"replaced by another image of its class: {line}")
     return figures
@@ -134,6 +137,7 @@ def check(**flags):
     """
     opt = Config.resolve("check", flags)
     dataset = data.open(opt.dataset, opt.train_data_root)
+    opt = opt.fitted(dataset)
 
     from engine.check import check as look_over
 
@@ -151,6 +155,7 @@ def bench(**flags):
     """
     opt = Config.resolve("bench", flags)
     dataset = data.open(opt.dataset, opt.train_data_root)
+    opt = opt.fitted(dataset)
 
     from engine.bench import compare
 

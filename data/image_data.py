@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from utils.errors import UsageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VAL_FRACTION = 0.3
 Items = list[tuple[Path, int]]
 
 
@@ -20,14 +24,20 @@ class ImageData:
     Attributes:
         classes: class names; a label is a position in this list.
         items: (path, label) of every image, sorted by path.
+        held_out: those of a part that the set itself keeps for validation; no part of `items`.
         home: where the images are expected when no folder is given.
         layout: what the folder should hold, in words.
+        channels, mean, std: of a pixel; mean and deviation of each channel, in [0, 1].
+        image_size, min_crop, flip: what these options are where nobody sets them.
     """
 
     classes: list[str]
     items: Items
+    held_out: Items = []
     home = "data/train"
     layout = ""
+    channels, mean, std = 3, IMAGENET_MEAN, IMAGENET_STD
+    image_size, min_crop, flip = 224, 0.25, True
 
     def __init__(self, root: str | Path | None = None) -> None:
         """Lists the images under `root`.
@@ -58,12 +68,19 @@ class ImageData:
         """A quick look, for hints: whether the first files of `root` are such images."""
         raise NotImplementedError
 
-    def split(self, val_fraction: float, seed: int) -> tuple[Items, Items]:
+    def pixels(self, items: Items) -> np.ndarray | None:
+        """(N, H, W, C) uint8, the images of `items`, of a set that comes as arrays; None where they are files."""
+
+    def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
         """Returns (training items, validation items); `val_fraction` of each class is for validation.
 
-        The book (chapter 6) shuffles the files and cuts at 70%. Here the order comes from a hash of (seed, file
-        name): where the folder lies and how its files are listed change nothing. Each part has every class.
+        None: the part that the set itself holds out, and 0.3 where there is none. The book (chapter 6) shuffles the
+        files and cuts at 70%. Here the order comes from a hash of (seed, file name): where the folder lies and how
+        its files are listed change nothing. Each part has every class.
         """
+        if val_fraction is None and self.held_out:
+            return self.items, self.held_out
+        val_fraction = val_fraction or VAL_FRACTION
         by_class = [[] for _ in self.classes]
         for item in self.items:
             by_class[item[1]].append(item)
@@ -77,7 +94,7 @@ class ImageData:
 
     def left_out(self) -> list[Path]:
         """The files under the root, sorted, that no rule of the data set takes in; not those in hidden folders."""
-        taken = {path for path, _ in self.items}
+        taken = {path for path, _ in self.items + self.held_out}
         return sorted(path for path in files_below(self.root) if path not in taken)
 
     def fingerprint(self, items: Items) -> str:

@@ -1,4 +1,4 @@
-"""Batches of images: which ones, in which order, read by how many processes.
+"""Batches of images: which ones, in which order; read from files by some processes, or taken from memory.
 
 Order and augmentation are keyed, not streamed: the order of an epoch comes from (seed, epoch), the augmentation of
 an image from (seed, epoch, index). The number of workers and an interruption change nothing of what is computed.
@@ -13,50 +13,51 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data import workers
+from data.augment import Augment
 from data.image_data import Items
 from data.transforms import Preprocess
 from utils.errors import UsageError
 from utils.files import printable
 
 Key = tuple[int, int]  # (epoch, index of the image)
-Sample = tuple[np.ndarray, int, int, list[str]]
+Sample = tuple[np.ndarray, int, Key, list[str]]
 TRIES = 20  # images of the same class that are tried in place of one that cannot be read
 
 
 class Images(Dataset):
-    """Reads images of `items`; augments them, or only cuts them to the middle square.
+    """Reads images of `items`; cuts them at random, or to the middle square.
 
     Args:
         replace_bad: take another image of the same class where one cannot be read.
     """
 
-    def __init__(self, items: Items, preprocess: Preprocess, seed: int, augment: bool, replace_bad: bool) -> None:
-        self.items, self.preprocess, self.seed, self.augment = items, preprocess, seed, augment
+    def __init__(self, items: Items, preprocess: Preprocess, seed: int, crop: bool, replace_bad: bool) -> None:
+        self.items, self.preprocess, self.seed, self.crop = items, preprocess, seed, crop
         self.replace_bad = replace_bad
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, key: Key) -> Sample | UsageError:
-        """Returns ((S, S, 3) uint8, label, index, what could not be read in its place).
+        """Returns ((S, S, C) uint8, label, its key, what could not be read in its place).
 
         An error is handed on: one that a worker raises loses its line.
         """
-        epoch, index = key
-        key, label, bad = f"{self.seed}/{epoch}/{index}", self.items[index][1], []
-        others = random.Random(key)
+        index = key[1]
+        words, label, bad = f"{self.seed}/{key[0]}/{index}", self.items[index][1], []
+        others = random.Random(words)
         while True:
             path = self.items[index][0]
             try:
-                image = self.preprocess.train(path, key) if self.augment else self.preprocess.eval(path)
-                return image, label, index, bad
+                image = self.preprocess.train(path, words) if self.crop else self.preprocess.eval(path)
+                return image, label, (key[0], index), bad
             except UsageError as e:
                 if not self.replace_bad:
                     return e
@@ -76,12 +77,13 @@ class Images(Dataset):
 class Batches(Sampler[list[Key]]):
     """The batches of one epoch at a time, as lists of (epoch, index); shuffled where there is a `seed`.
 
-    Every image comes once an epoch. A last batch of a single image joins the one before: BatchNorm cannot
-    learn from one value. `epoch`, `start`: which epoch comes next, and how many of its images lie behind.
+    Every image comes once an epoch; with `shares`, each is drawn with replacement, as often as its share says. A last
+    batch of a single image joins the one before: BatchNorm cannot learn from one value.
+    `epoch`, `start`: which epoch comes next, and how many of its images lie behind.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int | None = None) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int | None = None, shares: list[float] | None = None) -> None:
+        self.count, self.batch_size, self.seed, self.shares = count, batch_size, seed, shares
         self.epoch = self.start = 0
 
     @property
@@ -98,14 +100,19 @@ class Batches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         order, cuts = range(self.count), self.cuts
         if self.seed is not None:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order = self._drawn(rng) if self.shares else rng.permutation(self.count).tolist()
         keys = [(self.epoch, index) for index in order]
         return (keys[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+
+    def _drawn(self, rng: np.random.Generator) -> list[int]:
+        shares = np.array(self.shares)
+        return rng.choice(self.count, self.count, p=shares / shares.sum()).tolist()
 
 
 @dataclass
 class Batch:
-    """images (N, S, S, 3) uint8; labels (N,) int64; indices (N,) int64: positions in the data set's items.
+    """images (N, S, S, C) uint8; labels (N,) int64; indices (N,) int64: positions in the data set's items.
 
     bad: for each file that could not be read, and was replaced, one line.
     """
@@ -126,12 +133,15 @@ class Batch:
         return replace(self, images=images, labels=labels)
 
 
-def collate(samples: list[Sample | UsageError]) -> Batch | Exception:
+def collate(samples: list[Sample | UsageError], augment: Augment | None = None) -> Batch | Exception:
     errors = [sample for sample in samples if isinstance(sample, UsageError)]
     if errors:
         return errors[0]
-    images, labels, indices, bad = zip(*samples, strict=True)
-    batch = Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), torch.tensor(indices), sum(bad, []))
+    images, labels, keys, bad = zip(*samples, strict=True)
+    images, indices = torch.from_numpy(np.stack(images)), [index for _, index in keys]
+    if augment:
+        images = augment(images, keys[0][0], indices)
+    batch = Batch(images, torch.tensor(labels), torch.tensor(indices), sum(bad, []))
     try:
         if get_worker_info():  # it would be shared later, where an error is lost
             batch.images.share_memory_()
@@ -144,8 +154,7 @@ class Loader(DataLoader):
     """Batches of `items`. `at(epoch)` gives those of one epoch; the worker processes stay alive between epochs.
 
     Args:
-        seed: shuffles; None keeps the order of `items`.
-        augment: random crops and mirrors, else the middle square.
+        augment: random crops, and these changes; None: the middle square.
         replace_bad: take another image of the same class where one cannot be read.
         pin: copy batches into page-locked memory, from where a GPU takes them without waiting.
         timeout: seconds that a batch may take to come from the workers.
@@ -155,10 +164,9 @@ class Loader(DataLoader):
         self,
         items: Items,
         preprocess: Preprocess,
-        batch_size: int,
+        batches: Batches,
         num_workers: int = 0,
-        seed: int | None = None,
-        augment: bool = False,
+        augment: Augment | None = None,
         replace_bad: bool = False,
         pin: bool = False,
         timeout: float = 300,
@@ -166,11 +174,11 @@ class Loader(DataLoader):
         self.items, self.processes = items, set()
         weakref.finalize(self, _kill, self.processes)
         super().__init__(
-            Images(items, preprocess, seed or 0, augment, replace_bad),
-            batch_sampler=Batches(len(items), batch_size, seed),
+            Images(items, preprocess, batches.seed or 0, augment is not None, replace_bad),
+            batch_sampler=batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            collate_fn=collate,
+            collate_fn=partial(collate, augment=augment),
             pin_memory=pin,
             timeout=timeout if num_workers else 0,
             generator=torch.Generator(),  # torch draws a number each epoch: not from the training's numbers

@@ -13,9 +13,8 @@ from torchvision import datasets, transforms
 
 import models
 from config import Config
-from data.image_data import ImageData
+from data.image_data import IMAGENET_MEAN, IMAGENET_STD, ImageData
 from data.loaders import Batch, Loader
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engine.classify import Classify
 from engine.loop import Training
 from engine.setup import train_loader, training
@@ -34,7 +33,7 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     task, loaders, _ = training(opt, dataset)
     setting = f"batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
     print(f"{opt.model} at {opt.image_size}, {setting}")
-    loader = train_loader(opt, dataset.items, task.preprocess, task.device)
+    loader = train_loader(opt, dataset, dataset.items, task.preprocess, task.device)
     with loader as train, tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), [])
         ours = lambda: Training(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731

@@ -27,7 +27,7 @@ def check(opt: Config, dataset: ImageData) -> bool:
     """Prints the report. Returns whether nothing in it would stop a run."""
     start = time.monotonic()
     train, val = dataset.split(opt.val_fraction, opt.seed)
-    looks = look_at_all(dataset.items, Preprocess(opt.image_size, opt.min_crop), cores())
+    looks = look_at_all(dataset.items, Preprocess(opt.image_size), cores())
     good = [one for one in looks if not one.problem]
     parts = f"{len(train)} for training, {len(val)} for validation"
     print(f"{opt.dataset} in {dataset.root}: {len(looks)} images ({parts}), read in {time.monotonic() - start:.0f} s")
@@ -150,12 +150,13 @@ def unreadable(looks: list[Look], opt: Config, dataset: ImageData, parts: dict[s
 
 def machine(opt: Config, dataset: ImageData, good: set[Path]) -> list[str]:
     """Prints the device, one training step and the disk; returns what of it would stop a run."""
+    opt = opt.model_copy(update={"num_workers": 0, "cache": "off"})
     task, loaders, _ = training(opt, dataset)
     row("device", str(task.device))
     items = [item for item in loaders.train.items if item[0] in good]
     if len(items) < 2:
         return []
-    with train_loader(opt.model_copy(update={"num_workers": 0}), items, task.preprocess, task.device) as loader:
+    with train_loader(opt, dataset, items, task.preprocess, task.device) as loader:
         problems = step(task, loader, opt)
     return problems + disk(task, opt)
 

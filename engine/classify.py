@@ -1,12 +1,13 @@
 """The task of telling which class an image belongs to."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms import v2
 
 from config import Config
 from data.loaders import Batch
@@ -14,48 +15,82 @@ from data.transforms import Preprocess
 from engine.device import Device
 from engine.schedule import Schedule
 from engine.task import NotFinite, Task, check_finite
+from models.basic_module import BasicModule
 from utils import metrics, pictures
 
 
 class Classify(Task):
-    """Cross entropy on the logits of one net. Where it is not to learn, it has no optimizer."""
+    """Cross entropy on the logits of one net. Where it is not to learn, it has no optimizer.
+
+    Args:
+        weights: (K,) how much an image of each class counts in the loss; None: all the same.
+    """
 
     def __init__(
-        self, net: nn.Module, classes: list[str], preprocess: Preprocess, device: Device, opt: Config, learn: bool
+        self,
+        net: BasicModule,
+        classes: list[str],
+        preprocess: Preprocess,
+        device: Device,
+        opt: Config,
+        learn: bool,
+        weights: torch.Tensor | None = None,
     ) -> None:
-        self.device, self.preprocess, self.classes = device, preprocess, classes
+        self.device, self.preprocess, self.classes, self.opt = device, preprocess, classes, opt
         self.net = net.to(device.device, memory_format=device.memory_format)
-        self.may_skip = opt.on_nan == "skip"
+        self.average = None
         if learn:
-            extra = {"momentum": 0.9, "nesterov": True} if opt.optimizer == "SGD" else {}
-            fused = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
-            self.optimizer = net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, fused=fused, **extra)
-            self.lr_schedule = Schedule(self.optimizer, opt.scheduler, opt.lr, opt.lr_decay)
+            self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
+            self.mix = mixing(opt, len(classes))
+            self.optimizer = make_optimizer(net, opt, device)
+            self.lr_schedule = Schedule(self.optimizer, opt.scheduler, opt.lr, opt.lr_decay, opt.warmup)
+            if opt.ema:
+                self.average = AveragedModel(self.net, avg_fn=moving_average(opt.ema), use_buffers=True)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The net that is evaluated and saved as the result: the moving average where there is one."""
+        return self.average.module if self.average else self.net
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.net.train()
-        buffers = [(b, b.clone()) for b in self.net.buffers()] if self.may_skip else []  # BatchNorm's statistics
+        skips = self.opt.on_nan == "skip"
+        buffers = [(b, b.clone()) for b in self.net.buffers()] if skips else []  # BatchNorm's statistics
         batch = batch.to(self.device.device)
-        logits = self._logits(batch)
-        loss = F.cross_entropy(logits, batch.labels)
+        images, targets = self.mix(self._images(batch), batch.labels)
+        parts = max(min(self.opt.accumulate, len(batch) // 2), 1)  # BatchNorm cannot learn from one image
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = right = 0
+        for some in torch.arange(len(batch)).tensor_split(parts):
+            part = slice(some[0], some[-1] + 1)
+            logits = self._logits(self.net, images[part])
+            part_loss = self.loss(logits, targets[part]) * (len(some) / len(batch))
+            part_loss.backward()
+            loss = loss + part_loss.detach()
+            right = right + (logits.detach().argmax(dim=1) == batch.labels[part]).sum()
         try:
             check_finite(loss, self.net)
         except NotFinite:
             for buffer, before in buffers:
                 buffer.copy_(before)
             raise
+        if self.opt.clip_grad:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
         self.optimizer.step()
-        accuracy = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        return {"loss": loss.detach(), "accuracy": accuracy}
+        if self.average:
+            self.average.update_parameters(self.net)
+        return {"loss": loss, "accuracy": right / len(batch)}
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
         """Yields each batch with its logits, (N, K) float32 on the CPU; one batch in memory at a time."""
-        self.net.eval()
+        net = self.judged.eval()
         with torch.inference_mode():
             for batch in batches:
-                yield batch, self._logits(batch.to(self.device.device)).cpu()
+                images = self._images(batch.to(self.device.device))
+                logits = self._logits(net, images)
+                if self.opt.flip_test:
+                    logits = (logits + self._logits(net, images.flip(3))) / 2
+                yield batch, logits.cpu()
 
     def evaluate(self, batches: Iterable[Batch]) -> dict:
         labels, logits, self.shown = [], [], None
@@ -67,7 +102,7 @@ class Classify(Task):
 
     def pictures(self) -> dict[str, np.ndarray]:
         batch, logits = self.shown
-        return {"predictions": pictures.predictions(batch.images.numpy(), batch.labels, logits, self.classes)}
+        return {"predictions": pictures.predictions(batch.images.cpu().numpy(), batch.labels, logits, self.classes)}
 
     def schedule(self, done: float) -> None:
         self.lr_schedule.set(done)
@@ -99,20 +134,58 @@ class Classify(Task):
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict:
-        parts = {"net": self.net, "optimizer": self.optimizer, "scheduler": self.lr_schedule}
-        return {name: part.state_dict() for name, part in parts.items()}
+        parts = {"net": self.judged, "optimizer": self.optimizer, "scheduler": self.lr_schedule}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        if self.average:  # then `net` is the average, and this what learns
+            state |= {"learning_net": self.net.state_dict(), "averaged": int(self.average.n_averaged)}
+        return state
 
     def load_state_dict(self, state: dict) -> None:
         chosen = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
-        self.net.load_state_dict(state["net"])
+        self.net.load_state_dict(state.get("learning_net", state["net"]))
+        if self.average:
+            self.average.module.load_state_dict(state["net"])
+            self.average.n_averaged.fill_(state.get("averaged", 0))
         self.optimizer.load_state_dict(state["optimizer"])
         for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(options)
         self.lr_schedule.load_state_dict(state["scheduler"])
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        """(N, K) float32; `batch` lies on the device."""
-        images = self.preprocess.normalize(batch.images).contiguous(memory_format=self.device.memory_format)
+    def _images(self, batch: Batch) -> torch.Tensor:
+        """(N, C, S, S) float32, normalized; `batch` lies on the device. Grey images repeat for a net of 3 channels."""
+        images = self.preprocess.normalize(batch.images)
+        return images.expand(-1, self.net.in_channels, -1, -1) if images.shape[1] == 1 else images
+
+    def _logits(self, net: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """(N, K) float32."""
         with self.device.autocast():
-            logits = self.net(images)
+            logits = net(images.contiguous(memory_format=self.device.memory_format))
         return logits.float()
+
+
+def make_optimizer(net: BasicModule, opt: Config, device: Device) -> torch.optim.Optimizer:
+    options = {"momentum": opt.momentum, "nesterov": opt.nesterov and opt.momentum > 0}
+    extra = options if opt.optimizer in ("SGD", "Muon") else {}
+    if opt.optimizer in ("Adam", "AdamW", "SGD"):
+        extra["fused"] = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
+    return net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, **extra)
+
+
+def mixing(opt: Config, num_classes: int) -> Callable:
+    """(images, labels) -> the same, mixed as the options say: mixup (Zhang et al. 2017, arXiv:1710.09412), cutmix
+    (Yun et al. 2019, arXiv:1905.04899), or one of both in each step.
+    """
+    kinds = [(v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix)]
+    mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+    return v2.RandomChoice(mixes) if mixes else lambda images, labels: (images, labels)
+
+
+def moving_average(decay: float) -> Callable:
+    """For AveragedModel: an exponential moving average, which forgets its first values faster."""
+
+    def update(average: torch.Tensor, now: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        if not average.is_floating_point():  # BatchNorm's count of batches
+            return now
+        return average.lerp(now, 1 - min(decay, (1 + float(count)) / (10 + float(count))))
+
+    return update

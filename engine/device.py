@@ -31,6 +31,12 @@ class Device:
             return num_workers
         return min(cores(), 16) if cores() > 1 else 0
 
+    def hold(self, images: torch.Tensor) -> torch.Tensor:
+        """The images of a data set, on the GPU where they take less than a quarter of what is free there."""
+        if self.device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
+            return images
+        return images.to(self.device)
+
     def about(self) -> dict:
         """What of the machine decides the last bits of a training."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

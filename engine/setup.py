@@ -7,8 +7,10 @@ import torch
 
 import models
 from config import Config
+from data.augment import Augment
+from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
-from data.loaders import Loader
+from data.loaders import Batches, Loader
 from data.transforms import Preprocess
 from engine.classify import Classify
 from engine.device import Device, pick
@@ -17,8 +19,8 @@ from utils import checkpoint
 
 @dataclass
 class Loaders:
-    train: Loader
-    val: Loader
+    train: Loader | HeldLoader
+    val: Loader | HeldLoader
 
     def __enter__(self) -> "Loaders":
         return self
@@ -43,16 +45,20 @@ def training(
         UsageError: the model cannot take such images, or the weights do not fit it.
     """
     device, num_classes = pick(opt), len(dataset.classes)
-    models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size)
+    models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size, dataset.channels)
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
-    net = models.build(opt.model, num_classes, opt.image_size, opt.pretrained and not past, weights)
+    pretrained = opt.pretrained and not past
+    net = models.build(opt.model, num_classes, opt.image_size, pretrained, weights, dataset.channels)
     if start_from and not opt.pretrained:
         net.load(start_from)
-    preprocess = Preprocess(opt.image_size, opt.min_crop)
+    preprocess = Preprocess(opt.image_size, opt.min_crop, dataset.mean, dataset.std)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
-    train = train_loader(opt, train_items, preprocess, device)
-    task = Classify(net, dataset.classes, preprocess, device, opt, learn=True)
+    train = train_loader(opt, dataset, train_items, preprocess, device)
+    if not (past or start_from or pretrained):
+        net.begin_with(lambda: preprocess.normalize(next(iter(train.at(0))).images))
+    weights = class_weights(train_items) if opt.balance == "loss" else None
+    task = Classify(net, dataset.classes, preprocess, device, opt, learn=True, weights=weights)
     if past:
         checkpoint.load_net(net, past, "the saved run")
         task.load_state_dict(past)
@@ -70,32 +76,62 @@ def training(
         "machine": device.about(),
         "config": opt.model_dump(),
     }
-    return task, Loaders(train, val_loader(opt, val_items, task)), about
+    return task, Loaders(train, val_loader(opt, dataset, val_items, task)), about
 
 
 def judge(opt: Config, content: dict) -> Classify:
     """The task of a checkpoint's `content`, ready to evaluate and predict."""
     preprocess = Preprocess(**content["preprocess"])
-    net = models.build(content["model"], content["num_classes"], preprocess.image_size)
+    channels = len(preprocess.mean)
+    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels)
     checkpoint.load_net(net, content, opt.load_path)
     return Classify(net, content["classes"], preprocess, pick(opt), opt, learn=False)
 
 
-def train_loader(opt: Config, items: Items, preprocess: Preprocess, device: Device) -> Loader:
+def train_loader(
+    opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device
+) -> Loader | HeldLoader:
     """Training images, shuffled and augmented."""
-    return _loader(opt, items, preprocess, device, seed=opt.seed, augment=True, replace_bad=opt.on_bad_image == "skip")
+    fill = tuple(round(255 * mean) for mean in preprocess.mean)
+    augment = Augment(opt.seed, len(items), opt.flip, opt.shift, opt.cutout, fill)
+    shares = class_weights(items)[[label for _, label in items]].tolist() if opt.balance == "sampler" else None
+    return _loader(opt, dataset, items, preprocess, device, augment, shares)
 
 
-def val_loader(opt: Config, items: Items, task: Classify) -> Loader:
+def val_loader(opt: Config, dataset: ImageData, items: Items, task: Classify) -> Loader | HeldLoader:
     """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
-    return _loader(opt, items, task.preprocess, task.device, seed=opt.seed, replace_bad=opt.on_bad_image == "skip")
+    return _loader(opt, dataset, items, task.preprocess, task.device)
 
 
 def test_loader(opt: Config, paths: list[Path], task: Classify) -> Loader:
     """Images without labels (-1), in the order given."""
-    return _loader(opt, [(path, -1) for path in paths], task.preprocess, task.device)
+    items = [(path, -1) for path in paths]
+    return Loader(items, task.preprocess, Batches(len(items), opt.batch_size), **_reading(opt, task.device))
 
 
-def _loader(opt: Config, items: Items, preprocess: Preprocess, device: Device, **how) -> Loader:
+def class_weights(items: Items) -> torch.Tensor:
+    """(K,): by how much an image of each class counts more, or is drawn more often, so that all classes are equal."""
+    counts = torch.bincount(torch.tensor([label for _, label in items])).clamp(min=1)
+    return counts.sum() / (len(counts) * counts)
+
+
+def _loader(
+    opt: Config,
+    dataset: ImageData,
+    items: Items,
+    preprocess: Preprocess,
+    device: Device,
+    augment: Augment | None = None,
+    shares: list[float] | None = None,
+) -> Loader | HeldLoader:
+    batches, skip = Batches(len(items), opt.batch_size, opt.seed, shares), opt.on_bad_image == "skip"
+    held = squares(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
+    if held:
+        images, bad = held
+        return HeldLoader(items, device.hold(images), preprocess, batches, augment, bad)
+    return Loader(items, preprocess, batches, augment=augment, replace_bad=skip, **_reading(opt, device))
+
+
+def _reading(opt: Config, device: Device) -> dict:
     workers, pin = device.workers(opt.num_workers), device.device.type == "cuda"
-    return Loader(items, preprocess, opt.batch_size, workers, pin=pin, timeout=opt.data_timeout, **how)
+    return {"num_workers": workers, "pin": pin, "timeout": opt.data_timeout}

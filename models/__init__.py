@@ -8,6 +8,7 @@ models/resnet34.py.
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 from functools import cache
 from pathlib import Path
@@ -73,22 +74,24 @@ def build(
     image_size: int = 224,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    channels: int = 3,
 ) -> "nn.Module":
-    """A classifier: (N, 3, image_size, image_size) -> logits (N, num_classes).
+    """A classifier: (N, C, image_size, image_size) -> logits (N, num_classes); C is the net's `in_channels`.
 
     Args:
         name: a class of this folder or a classifier of torchvision.
         num_classes: width of the new head.
-        image_size: height and width in pixels; only vision transformers and MaxViT are built for one size.
+        image_size: height and width in pixels, for nets that are built for one size.
         pretrained: start from torchvision's ImageNet weights, all but a head of another class count.
         weights: a local file with such weights (or a checkpoint of ours), in place of torchvision's cache.
+        channels: of the images, for nets that are built for a number of them; the others take 3.
 
     Raises:
         UsageError: no such model, no such weights, or weights that do not fit.
     """
     name = find(name)
     if name in entries():
-        net = __getattr__(name)(num_classes=num_classes)
+        net = _fitted(__getattr__(name), num_classes=num_classes, in_channels=channels, image_size=image_size)
     else:
         from models import torchvision_models
 
@@ -101,11 +104,17 @@ def build(
     return net
 
 
-def check_input(name: str, num_classes: int, image_size: int, batch_size: int = 2) -> None:
+def _fitted(model: type, **arguments: int) -> "nn.Module":
+    """An instance, made with those of the arguments that its class takes."""
+    taken = inspect.signature(model).parameters
+    return model(**{name: value for name, value in arguments.items() if name in taken})
+
+
+def check_input(name: str, num_classes: int, image_size: int, batch_size: int = 2, channels: int = 3) -> None:
     """Raises UsageError where the model cannot be trained on such batches; builds no weights (0.1 s)."""
     from models import input_size
 
-    input_size.check(find(name), num_classes, image_size, batch_size)
+    input_size.check(find(name), num_classes, image_size, batch_size, channels)
 
 
 def __getattr__(name: str):

@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,21 +10,31 @@ from torch import nn
 
 from utils import checkpoint, registry
 from utils.errors import UsageError
+from utils.muon import Muon
 
 
 class BasicModule(nn.Module):
     """A module that knows its name, saves and loads itself, and brings its optimizer.
 
     A class in this folder that derives from it is a model: its class name is what `--model` takes.
-    A classifier takes `num_classes` and keeps it: its checkpoints state it and refuse another one.
+    A classifier takes `num_classes` and keeps it: its checkpoints state it and refuse another one. One that fits
+    itself to the images takes `in_channels` or `image_size` too.
     """
 
     num_classes: int | None = None  # None: not a classifier
+    in_channels: int = 3
     torchvision_name: str | None = None  # torchvision's name of the same net, for --pretrained
 
     def __init__(self):
         super().__init__()
         self.model_name = type(self).__name__
+
+    def begin_with(self, images: Callable[[], torch.Tensor]) -> None:
+        """Called before a training from scratch: a net may set weights from what `images()` gives.
+
+        Args:
+            images: gives (N, C, S, S) float32, the first batch of training images, normalized.
+        """
 
     def save(self, name: str | Path | None = None) -> Path:
         """Saves the weights, whole or not at all, and returns the path.
@@ -55,12 +66,14 @@ class BasicModule(nn.Module):
         Args:
             lr: learning rate, above 0.
             weight_decay: as the optimizer defines it; 0 for none.
-            name: a class of torch.optim that takes lr and weight_decay.
+            name: a class of torch.optim that takes lr and weight_decay; Muon: see utils/muon.py.
             options: the optimizer's own further arguments (`momentum=0.9`).
 
         Raises:
             UsageError: no such optimizer, or a value that it refuses.
         """
+        if name == "Muon":
+            return Muon(self, lr, weight_decay, **options)
         optimizer = getattr(torch.optim, registry.find(name, _optimizers(), "optimizer"))
         try:
             return optimizer(self.parameters(), lr=lr, weight_decay=weight_decay, **options)

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 import models
 from utils.errors import UsageError
 
-SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 512)  # pixels, the usual ones
+SIZES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 512)  # pixels, the usual ones
 
 
 class _MetaWeights(TorchFunctionMode):
@@ -24,23 +24,23 @@ class _MetaWeights(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def on_meta(name: str, num_classes: int, image_size: int) -> nn.Module:
+def on_meta(name: str, num_classes: int, image_size: int, channels: int = 3) -> nn.Module:
     """The net without data, in eval mode: right shapes and names, at no cost in memory and little in time."""
     with _MetaWeights():
-        net = models.build(name, num_classes, image_size)
+        net = models.build(name, num_classes, image_size, channels=channels)
     return net.to("meta").eval()
 
 
-def check(name: str, num_classes: int, image_size: int, batch_size: int = 2) -> None:
+def check(name: str, num_classes: int, image_size: int, batch_size: int = 2, channels: int = 3) -> None:
     """Refuses an image size that the net cannot be trained on in such batches.
 
     Raises:
         UsageError: names the smallest of the usual sizes that works, and the nearest to the one asked for.
     """
     single = batch_size == 1  # then batch norm needs maps of more than 1x1
-    if _takes(name, num_classes, image_size, single):
+    if _takes(name, num_classes, image_size, single, channels):
         return
-    working = [size for size in SIZES if _takes(name, num_classes, size, single)]
+    working = [size for size in SIZES if _takes(name, num_classes, size, single, channels)]
     if not working:  # then it is not the size: let the real net show what is wrong
         return
     smallest, nearest = working[0], min(working, key=lambda size: abs(size - image_size))
@@ -51,11 +51,12 @@ def check(name: str, num_classes: int, image_size: int, batch_size: int = 2) -> 
     )
 
 
-def _takes(name: str, num_classes: int, size: int, training: bool) -> bool:
+def _takes(name: str, num_classes: int, size: int, training: bool, channels: int) -> bool:
     """Whether one image of this size goes through. Any failure counts: check() asks again at other sizes."""
     try:
         with torch.no_grad():
-            on_meta(name, num_classes, size).train(training)(torch.empty(1, 3, size, size, device="meta"))
+            net = on_meta(name, num_classes, size, channels).train(training)
+            net(torch.empty(1, net.in_channels, size, size, device="meta"))
     except Exception:
         return False
     return True

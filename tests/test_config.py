@@ -117,7 +117,10 @@ def test_text_becomes_typed(name, text, value, tmp_path):
         ("- lr\n", "line 1: expected one `option: value`"),
         ("lr: 0.1\n  seed: 1\n", "line 2: broken YAML"),
         ("lr: 'a\n", "broken YAML"),
-        ("optimizer: adam\n", "line 1: optimizer takes Adam | AdamW | SGD, not 'adam'. Did you mean Adam?"),
+        (
+            "optimizer: adam\n",
+            "line 1: optimizer takes Adam | AdamW | NAdam | RAdam | RMSprop | SGD | Muon, not 'adam'. Did you mean",
+        ),
     ],
 )
 def test_wrong_presets_name_file_and_line(text, message, tmp_path):

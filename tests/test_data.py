@@ -11,6 +11,7 @@ from torchvision import transforms as tv
 
 import data
 from data import unlabelled
+from data.augment import Augment
 from data.loaders import Batches, Loader
 from data.reading import read
 from data.transforms import Preprocess, center_square
@@ -48,7 +49,7 @@ def test_the_data_set_that_would_read_the_folder_is_told(dogcat, folders):
 
 
 def test_a_folder_without_images(tmp_path):
-    for name in data.names():
+    for name in ("DogCat", "Folder", "Demo"):
         with pytest.raises(UsageError, match="data set: expected .*; found"):
             data.open(name, tmp_path)
 
@@ -153,20 +154,22 @@ def test_a_file_that_is_no_image_is_named(content, tmp_path):
 def test_a_bad_image_is_one_line_from_a_worker_too(workers, dogcat, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"bad")
     items = [(tmp_path / "bad.jpg", 0), (tmp_path / "bad.jpg", 1)]
-    with pytest.raises(UsageError) as error, Loader(items, Preprocess(16), 2, workers) as loader:
+    with pytest.raises(UsageError) as error, Loader(items, Preprocess(16), Batches(2, 2), workers) as loader:
         list(loader)
     assert "\n" not in str(error.value) and "bad.jpg" in str(error.value)
 
 
 def batches(items, workers, epoch, augment=True, seed=3):
-    with Loader(items, Preprocess(24, min_crop=0.3), 5, workers, seed, augment) as loader:
+    augment = Augment(seed, len(items), flip=True, shift=2, cutout=5) if augment else None
+    with Loader(items, Preprocess(24, min_crop=0.3), Batches(len(items), 5, seed), workers, augment) as loader:
         return [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader.at(epoch)]
 
 
 def test_workers_and_earlier_epochs_change_nothing(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     alone = batches(items, workers=0, epoch=4)
-    with Loader(items, Preprocess(24, min_crop=0.3), 5, 2, 3, augment=True) as loader:
+    augment = Augment(3, len(items), flip=True, shift=2, cutout=5)
+    with Loader(items, Preprocess(24, min_crop=0.3), Batches(len(items), 5, 3), 2, augment) as loader:
         list(loader.at(0))
         for got, expected in zip(loader.at(4), alone, strict=True):
             assert torch.equal(got.images, expected[0]) and torch.equal(got.labels, expected[1])

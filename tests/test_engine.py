@@ -88,7 +88,7 @@ def test_metrics_of_three_classes():
     assert got["accuracy"] == 0.75 and got["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert 0 <= got["calibration_error"] <= 1 and 0.5 < got["roc_auc"] < 1
     text = metrics.table(got, ["a", "bb", "ccc"])
-    assert "75.0000%" in text and text.count("\n") == 8
+    assert "75.0000%" in text and text.count("\n") == 9
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

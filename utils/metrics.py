@@ -12,6 +12,8 @@ def classification(logits: torch.Tensor, labels: torch.Tensor) -> dict:
         logits: (N, K) float32. labels: (N,) int64 in [0, K).
     Returns:
         loss: mean cross entropy in nats, which is also the log loss. accuracy, class_accuracy (K): in [0, 1].
+        top5: how often the label is among the five most probable classes; only for K > 5.
+        f1, class_f1 (K): harmonic mean of precision and recall, in [0, 1]; f1 is the mean of class_f1.
         confusion (K x K): images, row the true class, column the predicted one.
         roc_auc: area under the ROC curve (for K > 2 the mean of one class against the rest).
         calibration_error: expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599).
@@ -24,12 +26,17 @@ def classification(logits: torch.Tensor, labels: torch.Tensor) -> dict:
     accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
     auc = tm.multiclass_auroc(probs, labels, num_classes=k) if k > 2 else tm.binary_auroc(probs[:, 1], labels)
     calibration = tm.multiclass_calibration_error(probs, labels, num_classes=k, n_bins=15)
+    f1 = tm.multiclass_f1_score(logits, labels, num_classes=k, average=None)
+    top5 = logits.topk(5).indices.eq(labels[:, None]).any(dim=1).float().mean().item() if k > 5 else None
     return {
         "loss": loss,
         "accuracy": accuracy,
+        **({"top5": top5} if k > 5 else {}),
+        "f1": f1.mean().item(),
         "roc_auc": auc.item(),
         "calibration_error": calibration.item(),
         "class_accuracy": (confusion.diag() / confusion.sum(dim=1).clamp(min=1)).tolist(),
+        "class_f1": f1.tolist(),
         "confusion": confusion.tolist(),
         "score": accuracy,
     }
@@ -53,6 +60,8 @@ def table(figures: dict, classes: list[str]) -> str:
     lines = [
         f"loss (log loss)    {figures['loss']:.6f}",
         f"accuracy           {figures['accuracy']:.4%}",
+        *([f"top-5 accuracy     {figures['top5']:.4%}"] if "top5" in figures else []),
+        f"F1 (mean)          {figures['f1']:.6f}",
         f"ROC AUC            {figures['roc_auc']:.6f}",
         f"calibration error  {figures['calibration_error']:.6f}",
         "",
@@ -61,9 +70,11 @@ def table(figures: dict, classes: list[str]) -> str:
     width = max(len("class"), *(len(name) for name in classes))
     wide = len(classes) <= 12
     lines.append(
-        f"{'class':<{width}}  images  accuracy" + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide
+        f"{'class':<{width}}  images  accuracy      F1"
+        + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide
     )
-    for name, accuracy, row in zip(classes, figures["class_accuracy"], confusion, strict=True):
+    by_class = zip(classes, figures["class_accuracy"], figures["class_f1"], confusion, strict=True)
+    for name, accuracy, f1, row in by_class:
         cells = ("              " + " ".join(f"{n:>8}" for n in row)) * wide
-        lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}{cells}")
+        lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
     return "\n".join(lines)

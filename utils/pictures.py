@@ -14,7 +14,7 @@ def predictions(
     """The first `count` images, each over a strip with the predicted class and its probability.
 
     Args:
-        images: (N, S, S, 3) uint8. labels: (N,). logits: (N, K).
+        images: (N, S, S, 3) or (N, S, S, 1) uint8. labels: (N,). logits: (N, K).
     Returns:
         (H, W, 3) uint8; the strip is green where the prediction is right, red where it is wrong.
     """
@@ -25,8 +25,9 @@ def predictions(
     draw = ImageDraw.Draw(sheet)
     for i in range(count):
         x, y = i % COLUMNS * SIDE, i // COLUMNS * (SIDE + STRIP)
-        sheet.paste(Image.fromarray(images[i]).resize((SIDE, SIDE)), (x, y))
-        colour = RIGHT if predicted[i] == labels[i] else WRONG
-        draw.rectangle((x, y + SIDE, x + SIDE, y + SIDE + STRIP), fill=colour)
+        colour = np.broadcast_to(images[i], (*images[i].shape[:2], 3))  # grey or not
+        sheet.paste(Image.fromarray(np.ascontiguousarray(colour)).resize((SIDE, SIDE)), (x, y))
+        fill = RIGHT if predicted[i] == labels[i] else WRONG
+        draw.rectangle((x, y + SIDE, x + SIDE, y + SIDE + STRIP), fill=fill)
         draw.text((x + 4, y + SIDE + 2), f"{classes[predicted[i]][:14]} {probs[i]:.2f}", fill="white")
     return np.asarray(sheet)

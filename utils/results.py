@@ -1,6 +1,8 @@
-"""The CSV of predictions."""
+"""The CSV of predictions, and the JSON of figures."""
 
 import csv
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,6 +32,13 @@ def write_csv(
             for probs in logits.double().softmax(dim=1).tolist():
                 writer.writerow([next(rows), *_cells(probs, classes)])
     return len(ids)
+
+
+def write_json(checkpoint: Path, figures: dict) -> None:
+    """Writes what was measured of RUN_FOLDER/best.pth as val_best.json beside it; nothing for a file elsewhere."""
+    if (checkpoint.parent / "config.yaml").is_file() and os.access(checkpoint.parent, os.W_OK):
+        with files.whole(checkpoint.with_name(f"val_{checkpoint.stem}.json")) as file:
+            json.dump(figures, file, indent=1)
 
 
 def meaning(classes: list[str]) -> str:
