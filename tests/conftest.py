@@ -1,11 +1,13 @@
 """A small data set and a small run for the tests; everything is made in temporary folders."""
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -95,3 +97,23 @@ def unless_given(defaults: list[str], flags: tuple[str, ...]) -> list[str]:
 def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (40, 30)) -> Path:
     Image.new("RGB", size, colour).save(path)
     return path
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """A file as MNIST has them: magic number with type and dimensions, sizes, bytes."""
+    path.write_bytes(struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes())
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory) -> Path:
+    """A root with MNIST's files: 240 images to train, 60 to test; a bright bar in noise whose place is the class."""
+    root, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    for part, count in (("train", 240), ("t10k", 60)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        images = rng.integers(0, 80, (count, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 3 : 2 * label + 6, 6:22] = 250
+        write_idx(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
+        write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels)
+    return root

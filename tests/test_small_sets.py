@@ -1,0 +1,324 @@
+"""Sets that are held in memory or in a cache file: what is read, how it is augmented, and that keys decide it."""
+
+import gzip
+import os
+import pickle
+import shutil
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compare import record, same
+from conftest import COUNT, picture, unless_given
+from torchvision import datasets
+
+import data
+from config import Config
+from data import held
+from data.augment import Augment
+from data.held import HeldLoader, squares
+from data.loaders import Batches, Loader
+from data.transforms import Preprocess
+from utils import checkpoint
+from utils.errors import Failure, UsageError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(held, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def everything(loader, epoch=0) -> dict[int, torch.Tensor]:
+    return {int(i): image.clone() for b in loader.at(epoch) for image, i in zip(b.images, b.indices, strict=True)}
+
+
+# ---- data sets
+
+
+def test_mnist_brings_its_classes_channels_and_test_part(mnist):
+    found = data.open("MNIST", mnist)
+    assert found.classes == list("0123456789") and found.channels == 1
+    train, val = found.split(None, seed=0)
+    assert (len(train), len(val)) == (240, 60)
+    images, raw = found.pixels(train), datasets.MNIST(mnist).data.numpy()
+    assert images.shape == (240, 28, 28, 1) and (images[..., 0] == raw).all()
+    assert [label for _, label in val] == [i % 10 for i in range(60)]
+    opt = Config(dataset="MNIST").fitted(found)
+    assert (opt.image_size, opt.min_crop, opt.flip) == (28, 1, False)
+
+
+def test_a_fraction_of_the_training_part_can_be_held_out_instead(mnist):
+    found = data.open("MNIST", mnist)
+    train, val = found.split(0.25, seed=0)
+    assert (len(train), len(val)) == (180, 60) and not set(train) & set(val)
+    index = int(val[7][0].name)
+    assert (found.pixels(val)[7] == found.pixels(found.items)[index]).all()
+
+
+def test_packed_files_that_somebody_put_there_are_unpacked(mnist, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (mnist / "MNIST" / "raw").iterdir():
+        with gzip.open(raw / f"{path.name}.gz", "wb") as file:
+            file.write(path.read_bytes())
+    assert len(data.open("MNIST", tmp_path).items) == 240
+
+
+def test_the_hash_of_the_images_sees_a_changed_pixel(mnist, tmp_path):
+    shutil.copytree(mnist, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    one, other = data.open("MNIST", mnist), data.open("MNIST", tmp_path)
+    assert one.fingerprint(one.items) != other.fingerprint(other.items)
+    assert one.fingerprint(one.held_out) == other.fingerprint(other.held_out)
+
+
+@pytest.mark.parametrize(
+    "name, wanted", [("MNIST", "train-images-idx3-ubyte.gz"), ("CIFAR10", "cifar-10-python.tar.gz")]
+)
+def test_without_internet_one_line_says_what_to_put_where(name, wanted, tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(UsageError, match=wanted) as error:
+        data.open(name, tmp_path / "sets")
+    assert "\n" not in str(error.value) and str(tmp_path / "sets") in str(error.value)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(self):
+        (Path(self.raw_folder)).mkdir(parents=True)
+        (Path(self.raw_folder) / "train-images-idx3-ubyte").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets.MNIST, "download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.open("MNIST", tmp_path)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_download_that_ends_well_is_moved_to_its_place(mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: shutil.copytree(mnist, self.root, dirs_exist_ok=True))
+    assert len(data.open("MNIST", tmp_path / "new").items) == 240
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]
+
+
+def test_cifar10(tmp_path, monkeypatch):
+    folder, rng = tmp_path / "cifar-10-batches-py", np.random.default_rng(0)
+    folder.mkdir()
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: Path(path).exists())
+    found = data.open("CIFAR10", tmp_path)
+    assert found.pixels(found.items).shape == (100, 32, 32, 3) and len(found.held_out) == 20
+    assert found.classes[3] == "class 3" and found.image_size == 32
+
+
+def test_a_folder_with_a_part_for_validation(folders, tmp_path):
+    shutil.copytree(folders, tmp_path / "train")
+    shutil.copytree(folders, tmp_path / "val")
+    (tmp_path / "val" / "bird" / "0.png").unlink()
+    found = data.open("Folder", tmp_path)
+    train, val = found.split(None, seed=0)
+    assert (len(train), len(val)) == (3 * COUNT, 3 * COUNT - 1)
+    assert all("train" in path.parts for path, _ in train) and all("val" in path.parts for path, _ in val)
+    shutil.rmtree(tmp_path / "val" / "cat")
+    with pytest.raises(UsageError, match="has the classes"):
+        data.open("Folder", tmp_path)
+
+
+# ---- augmentation
+
+
+def test_a_shift_is_a_crop_of_the_reflected_image():
+    images = torch.randint(0, 256, (50, 8, 8, 3), dtype=torch.uint8)
+    got = Augment(seed=1, count=50, shift=3)(images, epoch=2, indices=list(range(50)))
+    moves = set()
+    for image, moved in zip(images.numpy(), got.numpy(), strict=True):
+        padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
+        places = [(y, x) for y in range(7) for x in range(7) if (padded[y : y + 8, x : x + 8] == moved).all()]
+        assert len(places) == 1
+        moves |= set(places)
+    assert len(moves) > 20
+
+
+def test_each_image_is_mirrored_in_every_other_epoch():
+    images = torch.randint(0, 256, (40, 8, 8, 1), dtype=torch.uint8)
+    augment = Augment(seed=1, count=40, flip=True)
+    epochs = [augment(images, epoch, list(range(40))) for epoch in range(4)]
+    as_is = [[torch.equal(a, b) for a, b in zip(epoch, images, strict=True)] for epoch in epochs]
+    assert as_is[0] == as_is[2] and as_is[1] == as_is[3] == [not one for one in as_is[0]]
+    assert 8 < sum(as_is[0]) < 32
+    assert all(torch.equal(epochs[0][i] if not as_is[0][i] else epochs[1][i], images[i].flip(1)) for i in range(40))
+
+
+def test_cutout_covers_a_square_with_the_mean_colour():
+    images = torch.zeros(60, 16, 16, 3, dtype=torch.uint8)
+    got = Augment(seed=0, count=60, cutout=6, fill=(9, 8, 7))(images, 0, list(range(60)))
+    covered = (got[..., 0] == 9) & (got[..., 1] == 8) & (got[..., 2] == 7)
+    assert ((got != 0).any(-1) == covered).all()
+    areas = covered.sum(dim=(1, 2))
+    assert areas.max() == 36 and areas.min() >= 9 and len({tuple(c.nonzero()[0].tolist()) for c in covered}) > 20
+
+
+def test_the_changes_of_an_image_depend_on_its_keys_alone():
+    images = torch.randint(0, 256, (30, 12, 12, 3), dtype=torch.uint8)
+    augment = Augment(5, 30, flip=True, shift=2, cutout=4)
+    together = augment(images, 3, list(range(30)))
+    order = [7, 2, 29]
+    assert torch.equal(augment(images[order], 3, order), together[order])
+    assert not torch.equal(augment(images, 4, list(range(30))), together)
+    assert not torch.equal(Augment(6, 30, flip=True, shift=2, cutout=4)(images, 3, list(range(30))), together)
+
+
+# ---- held images
+
+
+def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
+    found = data.open("DogCat", dogcat / "train")
+    preprocess, count = Preprocess(24, 1.0), len(found.items)
+    augment = Augment(3, count, flip=True, shift=2)
+    images, bad = squares(found, found.items, preprocess, "auto", False, crops=True)
+    assert images.shape == (count, 24, 24, 3) and not bad
+    in_memory = HeldLoader(found.items, images, preprocess, Batches(count, 5, 3), augment)
+    with Loader(found.items, preprocess, Batches(count, 5, 3), 0, augment) as from_files:
+        for epoch in (0, 1):
+            one, other = everything(in_memory, epoch), everything(from_files, epoch)
+            assert list(one) == list(other) and all(torch.equal(one[i], other[i]) for i in one)
+        assert list(everything(in_memory.at(0, 10)))[:3] != list(one)[:3]
+
+
+def test_what_is_not_held(dogcat, monkeypatch):
+    found = data.open("DogCat", dogcat / "train")
+    assert squares(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None  # crops differ
+    assert squares(found, found.items, Preprocess(24, 1.0), "off", False, crops=True) is None
+    monkeypatch.setattr(held, "IN_MEMORY", 1000)
+    assert squares(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
+
+
+def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache, monkeypatch):
+    root = shutil.copytree(dogcat / "train", tmp_path / "train")
+    found = data.open("DogCat", root)
+    images = squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0].clone()
+    expected = squares(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True)[0]
+    assert torch.equal(images, expected)
+    (path,) = cache.glob("*.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "decoded", None)  # would raise where a file is read again
+        assert torch.equal(squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
+    changed = picture(found.items[3][0])
+    os.utime(changed, ns=(1, 1))
+    new = squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
+    assert [i for i in range(len(new)) if not torch.equal(new[i], images[i])] == [3]
+    assert len(list(cache.glob("*.npy"))) == 2 and path.exists()
+
+
+def test_random_crops_come_out_of_larger_squares(dogcat):
+    found = data.open("DogCat", dogcat / "train")
+    preprocess = Preprocess(24, 0.25)
+    images, _ = squares(found, found.items, preprocess, "disk", False, crops=True)
+    assert images.shape[1] == 30  # a crop of mean area, 0.625 of the whole, has 24 pixels a side
+    augment = Augment(0, len(found.items))
+    loader = HeldLoader(found.items, images, preprocess, Batches(len(found.items), 4, 0), augment)
+    first, again, other = everything(loader, 0), everything(loader, 0), everything(loader, 1)
+    assert all(image.shape == (24, 24, 3) and image.dtype == torch.uint8 for image in first.values())
+    assert all(torch.equal(first[i], again[i]) for i in first)
+    assert sum(torch.equal(first[i], other[i]) for i in first) < 3
+    assert squares(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
+
+
+def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache, monkeypatch):
+    root = shutil.copytree(dogcat / "train", tmp_path / "train")
+    (root / "cat.3.jpg").write_bytes(b"bad")
+    found = data.open("DogCat", root)
+    with pytest.raises(UsageError, match="cat.3.jpg"):
+        squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)
+    assert list(cache.iterdir()) == []
+    images, bad = squares(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
+    index = [path.name for path, _ in found.items].index("cat.3.jpg")
+    assert list(bad) == [index] and "cat.3.jpg" in bad[index]
+    loader = HeldLoader(found.items, images, Preprocess(24), Batches(len(found.items), 5), None, bad)
+    assert [line for batch in loader for line in batch.bad] == [bad[index]]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10))
+    with pytest.raises(Failure, match="--cache=disk needs"):
+        squares(found, found.items, Preprocess(32, 1.0), "disk", True, crops=True)
+
+
+# ---- through the commands
+
+FLAGS = ["--dataset=MNIST", "--batch-size=32", "--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
+
+
+@pytest.fixture
+def train(command, mnist, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*flags):
+        given = [] if any("resume" in f for f in flags) else [*unless_given(FLAGS, flags), f"--train-data-root={mnist}"]
+        code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
+        assert code in (0, 143), err
+        return out, sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)[-1]
+
+    yield run
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("model", ["MNISTNet", "ConvNet", "resnet18"])
+def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, command, tmp_path):
+    out, run = train(f"--model={model}", "--max-epoch=1" if model == "resnet18" else "--max-epoch=6")
+    assert "240 training and 60 validation images" in out
+    code, out, err = command("val", f"--load-path={run}")
+    assert code == 0, err
+    assert "top-5 accuracy" in out and (run / "val_best.json").is_file()
+    content = checkpoint.read(run / "best.pth")
+    assert model == "resnet18" or content["metrics"]["accuracy"] > 0.9
+    picture(tmp_path / "1.png")
+    result = tmp_path / "result.csv"
+    code, _, err = command(
+        "test", f"--load-path={run}", f"--test-data-root={tmp_path}/1.png", f"--result-file={result}"
+    )
+    assert code == 0 and result.read_text().startswith("id,predicted,0,1,2,3,4,5,6,7,8,9\n"), err
+
+
+RECIPE = ["--model=LeNet", "--shift=2", "--cutout=6", "--mixup=0.4", "--cutmix=1", "--ema=0.9", "--accumulate=2"]
+RECIPE += ["--clip-grad=1", "--label-smoothing=0.1", "--warmup=0.2", "--scheduler=linear", "--balance=sampler"]
+
+
+@pytest.mark.parametrize("amp, optimizer", [("off", "Muon"), ("bf16", "SGD")])
+def test_a_run_with_every_part_of_a_recipe_resumes_bit_for_bit(amp, optimizer, train, monkeypatch):
+    if optimizer == "Muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    flags = (*RECIPE, f"--amp={amp}", f"--optimizer={optimizer}")
+    whole = train(*flags)[1]
+    import signal
+
+    from engine.classify import Classify
+
+    original, calls = Classify.train_step, []
+
+    def step(self, batch):
+        calls.append(1)
+        if len(calls) == 11:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classify, "train_step", step)
+        run = train(*flags)[1]
+    assert run != whole and checkpoint.read(run / "last.pth")["step"] == 11
+    train(f"--resume={run}")
+    assert record(run) == record(whole)
+    for name in ("last.pth", "best.pth"):
+        one, other = checkpoint.read(run / name), checkpoint.read(whole / name)
+        assert all(same(one[key], other[key]) for key in one.keys() - {"config"})
