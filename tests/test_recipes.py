@@ -1,0 +1,164 @@
+"""The parts of a recipe: what each changes of a training step, of the weights and of what is judged."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from config import Config
+from data.loaders import Batch, Batches
+from data.transforms import Preprocess
+from engine.classify import Classify, moving_average
+from engine.device import Device
+from engine.schedule import Schedule
+from engine.setup import class_weights
+from models.basic_module import BasicModule
+from utils.muon import Muon
+
+CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
+
+
+def task(net=None, weights=None, **options) -> Classify:
+    torch.manual_seed(0)
+    opt = Config(**{"optimizer": "SGD", "momentum": 0, "weight_decay": 0, "lr": 0.1} | options)
+    net = net or models.build("LeNet", 3, 16)
+    return Classify(net, ["a", "b", "c"], Preprocess(16), CPU, opt, learn=True, weights=weights)
+
+
+def batch(count=7) -> Batch:
+    images = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Batch(images, torch.arange(count) % 3, torch.arange(count))
+
+
+def weights_after(one: Classify, steps=1) -> list[torch.Tensor]:
+    for number in range(steps):
+        torch.manual_seed(number)
+        one.train_step(batch())
+    return [p.detach().clone() for p in one.net.parameters()]
+
+
+def test_a_batch_in_parts_gives_the_step_of_the_whole():
+    whole, parts = weights_after(task()), weights_after(task(accumulate=3))
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_no_part_of_a_batch_is_a_single_image():
+    seen = []
+    net = models.build("LeNet", 3, 16)
+    net.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    task(net, accumulate=4).train_step(batch(5))
+    assert seen == [3, 2]
+
+
+def test_the_norm_of_the_gradients_is_limited():
+    before = [p.detach().clone() for p in task().net.parameters()]
+    free, limited = weights_after(task()), weights_after(task(clip_grad=0.01))
+    norm = lambda after: torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)]).norm() / 0.1  # noqa: E731
+    assert norm(free) > 0.02 and abs(norm(limited) - 0.01) < 1e-5
+
+
+def test_the_average_of_the_weights_is_what_is_judged_and_saved():
+    one = task(ema=0.5)
+    average = [p.detach().clone() for p in one.net.parameters()]
+    for number in range(4):
+        now = weights_after(one)
+        weight = 1 if number == 0 else 1 - min(0.5, (1 + number) / (10 + number))
+        average = [a.lerp(p, weight) for a, p in zip(average, now, strict=True)]
+    state = one.state_dict()
+    for p, a, raw in zip(state["net"].values(), average, state["learning_net"].values(), strict=True):
+        torch.testing.assert_close(p, a)
+        assert not torch.equal(p, raw)
+    logits = next(one.predict([batch()]))[1]
+    net = models.build("LeNet", 3, 16)
+    net.load_state_dict(state["net"])
+    torch.testing.assert_close(logits, net(one.preprocess.normalize(batch().images)))
+
+
+def test_the_average_forgets_its_first_values_faster():
+    update, one = moving_average(0.99), torch.ones(3)
+    assert update(one * 0, one, torch.tensor(1.0))[0] > 0.8 > 0.02 > update(one * 0, one, torch.tensor(1e6))[0]
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}])
+def test_mixing_depends_on_the_steps_number_alone(options):
+    one, again, plain = weights_after(task(**options), 2), weights_after(task(**options), 2), weights_after(task(), 2)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one[0], plain[0])
+
+
+def test_smoothed_labels_and_weighted_classes_are_in_the_loss():
+    logits = task().net(Preprocess(16).normalize(batch().images)).detach()
+    for options, weights in (({"label_smoothing": 0.2}, None), ({}, torch.tensor([1.0, 5.0, 0.2]))):
+        expected = nn.functional.cross_entropy(logits, batch().labels, weights, **options)
+        torch.testing.assert_close(task(weights=weights, **options).train_step(batch())["loss"], expected)
+
+
+def test_the_mirror_image_is_judged_too():
+    one = task(flip_test=True)
+    images = one.preprocess.normalize(batch().images)
+    expected = (one.net(images) + one.net(images.flip(3))) / 2
+    torch.testing.assert_close(next(one.predict([batch()]))[1], expected)
+
+
+def test_rare_classes_are_drawn_as_often_as_the_others():
+    items = [(None, 0)] * 900 + [(None, 1)] * 90 + [(None, 2)] * 10
+    weights = class_weights(items)
+    assert (weights * torch.tensor([900, 90, 10])).tolist() == pytest.approx([1000 / 3] * 3)
+    batches = Batches(1000, 50, 0, weights[[label for _, label in items]].tolist())
+    drawn = [index for keys in batches for _, index in keys]
+    counts = torch.bincount(torch.tensor([items[i][1] for i in drawn]))
+    assert len(drawn) == 1000 and (counts - 1000 / 3).abs().max() < 60
+    batches.epoch = 1
+    assert [index for keys in batches for _, index in keys] != drawn
+    batches.epoch, batches.start = 0, 950
+    assert [index for keys in batches for _, index in keys] == drawn[950:]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant", "plateau"])
+def test_the_learning_rate_rises_first(name):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    schedule = Schedule(optimizer, name, 2.0, 0.5, warmup=0.25)
+    rates = []
+    for done in (0, 0.125, 0.25, 0.5, 1):
+        schedule.set(done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.08) and rates[0] < rates[1] < rates[2] == 2
+    assert rates[4] == pytest.approx(0 if name in ("cosine", "linear") else 2)
+    assert schedule.rises(0.2) and not schedule.rises(0.3)
+
+
+class Small(BasicModule):
+    def __init__(self, num_classes=3):
+        super().__init__()
+        self.num_classes = num_classes
+        self.conv, self.hidden, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 6), nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.conv(x).mean(dim=(2, 3))))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_steps_filters_as_matrices_and_the_rest_with_adamw(memory_format):
+    torch.manual_seed(0)
+    net = Small().to(memory_format=memory_format)
+    before = copy.deepcopy(net)
+    optimizer = net.get_optimizer(0.01, 0.1, "Muon", momentum=0.6)
+    assert isinstance(optimizer, Muon) and len(optimizer.weights) == 2
+    net(torch.randn(4, 3, 9, 9)).logsumexp(1).sum().backward()
+    optimizer.step()
+    matrices = nn.ParameterList([before.conv.weight.detach().flatten(1).clone(), before.hidden.weight.detach().clone()])
+    for matrix, grad in zip(matrices, (net.conv.weight.grad.flatten(1), net.hidden.weight.grad), strict=True):
+        matrix.grad = grad.clone()
+    torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, momentum=0.6, adjust_lr_fn="match_rms_adamw").step()
+    torch.testing.assert_close(net.conv.weight.flatten(1), matrices[0], rtol=0.02, atol=1e-4)
+    torch.testing.assert_close(net.hidden.weight, matrices[1], rtol=0.02, atol=1e-4)
+    rest = [before.conv.bias, before.hidden.bias, before.head.weight, before.head.bias]
+    for p, q in zip(rest, [net.conv.bias, net.hidden.bias, net.head.weight, net.head.bias], strict=True):
+        p.grad = q.grad
+    torch.optim.AdamW(rest, lr=0.01, weight_decay=0.1).step()
+    torch.testing.assert_close(net.head.weight, before.head.weight)
+    torch.testing.assert_close(net.conv.bias, before.conv.bias)
