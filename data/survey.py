@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.image_data import Items
+from data.image_data import ImageData, Items
 from data.reading import ORIENTATION, told
 from data.transforms import Preprocess
 from utils.errors import UsageError
@@ -72,8 +72,14 @@ def is_a(kind: str, image: Image.Image) -> bool:
     return False
 
 
-def look_at_all(items: Items, preprocess: Preprocess, threads: int) -> list[Look]:
+def look_at_all(dataset: ImageData, items: Items, preprocess: Preprocess, threads: int) -> list[Look]:
     """Looks at all `items`, in order, with a progress bar. Threads do: Pillow decodes outside of Python's lock."""
+    if (pixels := dataset.pixels(items)) is not None:  # nothing odd can be in an array, but doubles can
+        height, width = pixels.shape[1:3]
+        digests = (hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in pixels)
+        return [
+            Look(path, label, digest, (width, height)) for (path, label), digest in zip(items, digests, strict=True)
+        ]
 
     def chunks() -> Iterator[list[Look]]:
         with ThreadPoolExecutor(max(threads, 1)) as pool:

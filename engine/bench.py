@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 import models
 from config import Config
-from data.image_data import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from data.image_data import ImageData
 from data.loaders import Batch, Loader
 from engine.classify import Classify
 from engine.loop import Training
@@ -28,8 +28,9 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
 
     Each has its own net of opt.model and its own optimizer, and is warmed up by one epoch that is not counted.
     """
-    every = max(len(dataset.items) // IMAGES, 1)
-    dataset.items = dataset.items[::every][:IMAGES]
+    count = IMAGES if dataset.pixels(dataset.items[:1]) is None else IMAGES * 50  # small ones take less time
+    every = max(len(dataset.items) // count, 1)
+    dataset.items, dataset.held_out = dataset.items[::every][:count], dataset.held_out[:IMAGES]
     task, loaders, _ = training(opt, dataset)
     setting = f"batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
     print(f"{opt.model} at {opt.image_size}, {setting}")
@@ -69,16 +70,20 @@ def _row(title: str, rates: dict[str, float]) -> str:
 
 
 def tutorial_epoch(opt: Config, dataset: ImageData, device: torch.device, folder: Path) -> Callable[[], None]:
-    """The loop of the usual tutorials: float32, PIL, Adam, ImageFolder, DataLoader with two workers."""
-    for number, (path, label) in enumerate(dataset.items):
-        target = folder / dataset.classes[label] / f"{number}{path.suffix}"
-        target.parent.mkdir(exist_ok=True)
-        target.symlink_to(path.resolve())
-    steps = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    transform = transforms.Compose([*steps, transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
-    images = datasets.ImageFolder(str(folder), transform)
+    """The loop of the usual tutorials: float32, PIL, Adam, torchvision's data set, DataLoader with two workers."""
+    steps = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
+    if dataset.pixels(dataset.items[:1]) is None:
+        for number, (path, label) in enumerate(dataset.items):
+            target = folder / dataset.classes[label] / f"{number}{path.suffix}"
+            target.parent.mkdir(exist_ok=True)
+            target.symlink_to(path.resolve())
+        steps = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip(), *steps]
+        images = datasets.ImageFolder(str(folder), transforms.Compose(steps))
+    else:
+        source = getattr(datasets, opt.dataset)(dataset.root, transform=transforms.Compose(steps))
+        images = Subset(source, [int(path.name) for path, _ in dataset.items])
     loader = DataLoader(images, batch_size=opt.batch_size, shuffle=True, num_workers=2)
-    net = models.build(opt.model, len(dataset.classes), opt.image_size).to(device)
+    net = models.build(opt.model, len(dataset.classes), opt.image_size, channels=dataset.channels).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=opt.lr)
 
     def epoch() -> None:
@@ -96,7 +101,7 @@ def bare_epoch(task: Classify, loader: Loader) -> Callable[[], None]:
     """The training step alone, on batches of the loader's sizes that lie in the device's memory."""
     size = task.preprocess.image_size
     sizes = [len(keys) for keys in loader.batch_sampler]
-    images = torch.randint(0, 256, (max(sizes), size, size, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (max(sizes), size, size, len(task.preprocess.mean)), dtype=torch.uint8)
     labels = torch.arange(max(sizes)) % len(task.classes)
     batch = Batch(images, labels, labels).to(task.device.device)
 

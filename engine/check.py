@@ -27,11 +27,11 @@ def check(opt: Config, dataset: ImageData) -> bool:
     """Prints the report. Returns whether nothing in it would stop a run."""
     start = time.monotonic()
     train, val = dataset.split(opt.val_fraction, opt.seed)
-    looks = look_at_all(dataset.items, Preprocess(opt.image_size), cores())
+    looks = look_at_all(dataset, train + val, Preprocess(opt.image_size), cores())
     good = [one for one in looks if not one.problem]
     parts = f"{len(train)} for training, {len(val)} for validation"
     print(f"{opt.dataset} in {dataset.root}: {len(looks)} images ({parts}), read in {time.monotonic() - start:.0f} s")
-    report_classes(dataset)
+    report_classes(dataset.classes, train + val)
     report_sizes(good, opt.image_size)
     report_kinds(good, dataset.root)
     report_left_out(dataset)
@@ -55,17 +55,17 @@ def names(paths: list[Path], root: Path) -> str:
     return shown + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
 
 
-def report_classes(dataset: ImageData) -> None:
-    count = Counter(label for _, label in dataset.items)
+def report_classes(classes: list[str], items: Items) -> None:
+    count = Counter(label for _, label in items)
     by_count = count.most_common()
     (most, largest), (least, smallest) = by_count[0], by_count[-1]
     if len(count) <= SHOWN:
-        row("classes", ", ".join(f"{name} {count[k]}" for k, name in enumerate(dataset.classes)))
+        row("classes", ", ".join(f"{name} {count[k]}" for k, name in enumerate(classes)))
     else:
-        spread = f"{smallest} ({dataset.classes[least]}) to {largest} ({dataset.classes[most]}) images each"
+        spread = f"{smallest} ({classes[least]}) to {largest} ({classes[most]}) images each"
         row("classes", f"{len(count)}, {spread}")
     if largest > UNBALANCED * smallest:
-        times = f"{largest / smallest:.1f} times as many of {dataset.classes[most]} as of {dataset.classes[least]}"
+        times = f"{largest / smallest:.1f} times as many of {classes[most]} as of {classes[least]}"
         row("", f"note: unbalanced, {times}: accuracy flatters")
 
 
