@@ -15,6 +15,7 @@ from data.transforms import Preprocess
 from engine.classify import Classify
 from engine.device import Device, pick
 from utils import checkpoint
+from utils.errors import UsageError
 
 
 @dataclass
@@ -91,7 +92,14 @@ def judge(opt: Config, content: dict) -> Classify:
 def train_loader(
     opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device
 ) -> Loader | HeldLoader:
-    """Training images, shuffled and augmented."""
+    """Training images, shuffled and augmented.
+
+    Raises:
+        UsageError: a shift or a cutout larger than the images.
+    """
+    for name in ("shift", "cutout"):
+        if getattr(opt, name) >= opt.image_size:
+            raise UsageError(f"--{name}={getattr(opt, name)} is too much for images of {opt.image_size} pixels a side")
     fill = tuple(round(255 * mean) for mean in preprocess.mean)
     augment = Augment(opt.seed, len(items), opt.flip, opt.shift, opt.cutout, fill)
     shares = class_weights(items)[[label for _, label in items]].tolist() if opt.balance == "sampler" else None

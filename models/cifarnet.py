@@ -41,15 +41,21 @@ class CifarNet(BasicModule):
     1,972,792 parameters with 3 channels and 10 classes.
     """
 
+    widths = (64, 256, 256)
+
     def __init__(self, num_classes: int = 10, in_channels: int = 3):
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
         self.whiten = nn.Conv2d(in_channels, 8 * in_channels, 2)
         self.whiten.weight.requires_grad = False
         self.blocks = nn.Sequential(
-            nn.GELU(), ConvBlock(8 * in_channels, 64), ConvBlock(64, 256), ConvBlock(256, 256), nn.AdaptiveMaxPool2d(1)
+            nn.GELU(),
+            ConvBlock(8 * in_channels, self.widths[0]),
+            ConvBlock(self.widths[0], self.widths[1]),
+            ConvBlock(self.widths[1], self.widths[2]),
+            nn.AdaptiveMaxPool2d(1),
         )
-        self.head = nn.Linear(256, num_classes, bias=False)
+        self.head = nn.Linear(self.widths[2], num_classes, bias=False)
 
     def begin_with(self, images: Callable[[], torch.Tensor]) -> None:
         patches = images().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5)  # (N, H-1, W-1, C, 2, 2)
@@ -60,3 +66,16 @@ class CifarNet(BasicModule):
 
     def forward(self, x):
         return self.head(self.blocks(self.whiten(x)).flatten(1)) / 16  # 16 keeps the first logits small
+
+
+class DigitNet(CifarNet):
+    """CifarNet with blocks of widths 32, 64 and 128, for small grey images.
+
+    Input (N, in_channels, S, S), S of 9 or more; output logits (N, num_classes).
+    290,216 parameters with 1 channel and 10 classes.
+    """
+
+    widths = (32, 64, 128)
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 1):
+        super().__init__(num_classes, in_channels)

@@ -291,6 +291,19 @@ def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, comma
     assert code == 0 and result.read_text().startswith("id,predicted,0,1,2,3,4,5,6,7,8,9\n"), err
 
 
+def test_a_shift_larger_than_the_image_is_refused(command, mnist, tmp_path):
+    words = [
+        "train",
+        *FLAGS,
+        f"--train-data-root={mnist}",
+        "--model=LeNet",
+        "--shift=28",
+        f"--checkpoint-dir={tmp_path}",
+    ]
+    code, _, err = command(*words)
+    assert code == 2 and "--shift=28 is too much for images of 28 pixels" in err and not list(tmp_path.iterdir())
+
+
 RECIPE = ["--model=LeNet", "--shift=2", "--cutout=6", "--mixup=0.4", "--cutmix=1", "--ema=0.9", "--accumulate=2"]
 RECIPE += ["--clip-grad=1", "--label-smoothing=0.1", "--warmup=0.2", "--scheduler=linear", "--balance=sampler"]
 
