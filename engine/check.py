@@ -27,7 +27,7 @@ def check(opt: Config, dataset: ImageData) -> bool:
     """Prints the report. Returns whether nothing in it would stop a run."""
     start = time.monotonic()
     train, val = dataset.split(opt.val_fraction, opt.seed)
-    looks = look_at_all(dataset, train + val, Preprocess(opt.image_size), cores())
+    looks = look_at_all(dataset, sorted(train + val), Preprocess(opt.image_size), cores())
     good = [one for one in looks if not one.problem]
     parts = f"{len(train)} for training, {len(val)} for validation"
     print(f"{opt.dataset} in {dataset.root}: {len(looks)} images ({parts}), read in {time.monotonic() - start:.0f} s")
