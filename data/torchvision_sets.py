@@ -43,8 +43,10 @@ class _TorchvisionSet(ImageData):
         )
 
     def pixels(self, items: Items) -> np.ndarray:
-        array = self.arrays[items[0][0].parent.name]  # a list is never of both parts
-        return array[[int(path.name) for path, _ in items]]
+        places = [(path.parent.name, int(path.name)) for path, _ in items]
+        if len(parts := {part for part, _ in places}) > 1:
+            return np.stack([self.arrays[part][index] for part, index in places])
+        return self.arrays[parts.pop()][[index for _, index in places]]
 
     def left_out(self) -> list[Path]:
         return []

@@ -291,6 +291,13 @@ def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, comma
     assert code == 0 and result.read_text().startswith("id,predicted,0,1,2,3,4,5,6,7,8,9\n"), err
 
 
+def test_check_looks_at_both_parts(command, mnist, tmp_path):
+    words = ["check", "--dataset=MNIST", f"--train-data-root={mnist}", "--model=LeNet", f"--checkpoint-dir={tmp_path}"]
+    code, out, err = command(*words)
+    assert code == 0 and "300 images (240 for training, 60 for validation)" in out, err
+    assert "0 30, 1 30, 2 30" in out and "28 to 28 pixels" in out and "loss 2." in out
+
+
 def test_a_shift_larger_than_the_image_is_refused(command, mnist, tmp_path):
     words = [
         "train",
