@@ -123,13 +123,22 @@ class Torture:
             wait_for_steps(runs, 1)
             time.sleep(self.random.uniform(0, 2))
             start = time.monotonic()
+            if not (children := children_of(process.pid)):  # it had ended before
+                process.communicate()
+                tried -= 1
+                continue
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.random.choice(children_of(process.pid)), number)
+                os.kill(self.random.choice(children), number)
             _, err = process.communicate(timeout=100)
             seconds.append(time.monotonic() - start)
             told = process.returncode == 1 and err.count("\n") == 1
             good += self.holds(told, f"exit code {process.returncode}: {err}") and self.goes_on(runs)
-        self.row(f"a worker gets {number.name}", tried, good, f"slowest end {max(seconds):.1f} s (--data-timeout=5)")
+        self.row(
+            f"a worker gets {number.name}",
+            tried,
+            good,
+            f"slowest end {max(seconds, default=0):.1f} s (--data-timeout=5)",
+        )
 
     def damaged(self) -> None:
         """The newest checkpoint with one byte flipped, or cut: named, and the one before taken."""
