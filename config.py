@@ -58,7 +58,7 @@ class Config(BaseModel):
     checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last and resume=last look", ("train", "check", *JUDGE))
 
     dataset: str = option("data", "DogCat", "the data set, by name")
-    train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, for demo data/demo/train", (*LEARN, "val"))
+    train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, Demo data/demo/train, sets of torchvision data", (*LEARN, "val"))
     test_data_root: PathText = option("data", "data/test1", "images to label: a folder or one file", ("test",))
     val_fraction: float | None = option("data", None, "part of each class that is kept for validation; None: the data set's own part, else 0.3", LEARN, gt=0, lt=1)
     image_size: int | None = option("data", None, "side of the square that the net sees, in pixels; None: the data set's own, 224 for files", LEARN, ge=8, le=4096)
@@ -81,7 +81,7 @@ class Config(BaseModel):
     nesterov: bool = option("training", True, "of SGD and Muon", LEARN)
     lr: float = option("training", 1e-3, "learning rate at the start (onecycle: at the peak)", LEARN, gt=0)
     scheduler: Literal["plateau", "cosine", "linear", "onecycle", "constant"] = option("training", "plateau", "how the learning rate falls", ("train",))
-    warmup: float = option("training", 0, "part of the training in which the learning rate rises from 0 (onecycle has its own)", ("train",), ge=0, lt=1)
+    warmup: float = option("training", 0, "part of the training in which the learning rate rises from a 25th of it (onecycle has its own)", ("train",), ge=0, lt=1)
     lr_decay: float = option("training", 0.5, "plateau: factor on lr when the validation loss rises", ("train",), gt=0, lt=1)
     weight_decay: float = option("training", 1e-4, "weight decay (Adam, SGD: an L2 term in the gradient)", LEARN, ge=0)
     label_smoothing: float = option("training", 0, "part of each label that is spread over all classes", LEARN, ge=0, lt=1)

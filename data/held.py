@@ -6,7 +6,6 @@ import random
 import shutil
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +15,19 @@ from torch.nn import functional as F
 
 from data.augment import Augment
 from data.image_data import ImageData, Items
-from data.loaders import Batch, Batches, Images, cores
+from data.loaders import Batch, Batches, EpochLoader, Images, cores
 from data.transforms import Preprocess, random_crop
 from utils import files
 from utils.errors import Failure, UsageError
-from utils.progress import watched
+from utils.progress import in_threads
 
 CACHE = Path("data/cache")
 IN_MEMORY = 2**30  # bytes of images that are held in memory without being asked
-AT_ONCE = 256  # images decoded before the next ones are handed out
+AT_ONCE = 256  # images scaled before the next ones are
 
 
-class HeldLoader:
-    """Batches of images that are held; as `Loader`, without processes.
+class HeldLoader(EpochLoader):
+    """Batches of images that are held; no processes.
 
     Args:
         images: (N, T, T, C) uint8, in the order of `items`; on the device where they fit.
@@ -49,14 +48,6 @@ class HeldLoader:
         self.batch_sampler, self.bad = batches, bad or {}
         self.labels = torch.tensor([label for _, label in items])
 
-    def at(self, epoch: int, start: int = 0) -> "HeldLoader":
-        """The loader itself, set to the images of `epoch` from position `start` on."""
-        self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
-        return self
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.batch_sampler:
             epoch, indices = keys[0][0], torch.tensor([index for _, index in keys])
@@ -74,15 +65,6 @@ class HeldLoader:
         left, top, right, bottom = random_crop(image.shape[:2], self.preprocess.min_crop, random.Random(words))
         crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
         return F.interpolate(crop, (side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def __enter__(self) -> "HeldLoader":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
 
 def squares(
@@ -113,14 +95,8 @@ def squares(
 def decoded(items: Items, preprocess: Preprocess, replace_bad: bool, bad: dict[int, str]) -> Iterator[np.ndarray]:
     """The squares of all images in parts of (n, S, S, C) uint8, read by threads, with a bar; fills `bad`."""
     images = Images(items, preprocess, seed=0, crop=False, replace_bad=replace_bad)
-
-    def parts() -> Iterator[list]:
-        with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(items), AT_ONCE):
-                yield list(pool.map(lambda i: images[0, i], range(start, min(start + AT_ONCE, len(items)))))
-
     done = 0
-    for samples in watched(parts(), "reading", len(items)):
+    for samples in in_threads(lambda index: images[0, index], range(len(items)), "reading", cores()):
         for sample in samples:
             if isinstance(sample, UsageError):
                 raise sample
@@ -156,7 +132,8 @@ def on_disk(
                 json.dump(bad, notes)
         print(f"{path}: {len(items)} images of {side}x{side}, {size / 2**20:.0f} MiB; it may be deleted at any time")
     bad = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    with warnings.catch_warnings(action="ignore"):  # nobody writes to it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it cannot be written to: nobody does
         return torch.from_numpy(np.load(path, mmap_mode="r")), {int(index): line for index, line in bad.items()}
 
 

@@ -150,8 +150,29 @@ def collate(samples: list[Sample | UsageError], augment: Augment | None = None) 
     return batch
 
 
-class Loader(DataLoader):
-    """Batches of `items`. `at(epoch)` gives those of one epoch; the worker processes stay alive between epochs.
+class EpochLoader:
+    """What gives the batches of `items` by epochs, in the order of `batch_sampler`; a context that closes it."""
+
+    items: Items
+    batch_sampler: Batches
+
+    def at(self, epoch: int, start: int = 0) -> "EpochLoader":
+        """The loader itself, set to the images of `epoch` from position `start` on."""
+        self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
+        return self
+
+    def close(self) -> None:
+        """Ends what it started."""
+
+    def __enter__(self) -> "EpochLoader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+class Loader(EpochLoader, DataLoader):
+    """Reads the images from files; the worker processes stay alive between epochs.
 
     Args:
         augment: random crops, and these changes; None: the middle square.
@@ -184,11 +205,6 @@ class Loader(DataLoader):
             generator=torch.Generator(),  # torch draws a number each epoch: not from the training's numbers
             worker_init_fn=workers.settle,
         )
-
-    def at(self, epoch: int, start: int = 0) -> "Loader":
-        """The loader itself, set to the images of `epoch` from position `start` on."""
-        self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
-        return self
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.
@@ -236,12 +252,6 @@ class Loader(DataLoader):
             with suppress(TimeoutError), workers.at_most(2):  # a killed worker may have held a lock
                 self._iterator._shutdown_workers()
             self._iterator = None
-
-    def __enter__(self) -> "Loader":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
 
 def noting_bad(batches: Iterable[Batch], bad: list[str]) -> Iterator[Batch]:

@@ -1,8 +1,7 @@
 """A look at every image of a data set: what it is, and whether training could read it."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from data.reading import ORIENTATION, told
 from data.transforms import Preprocess
 from utils.errors import UsageError
 from utils.files import printable
-from utils.progress import watched
+from utils.progress import in_threads
 
 HUGE = 20_000_000  # pixels, above which reading takes seconds
-AT_ONCE = 64  # images looked at before the next ones are handed out
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,5 @@ def look_at_all(dataset: ImageData, items: Items, preprocess: Preprocess, thread
         return [
             Look(path, label, digest, (width, height)) for (path, label), digest in zip(items, digests, strict=True)
         ]
-
-    def chunks() -> Iterator[list[Look]]:
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
-            for start in range(0, len(items), AT_ONCE):
-                some = items[start : start + AT_ONCE]
-                yield list(pool.map(lambda item: look(*item, preprocess), some))
-
-    return [one for chunk in watched(chunks(), "checking", len(items)) for one in chunk]
+    looks = in_threads(lambda item: look(*item, preprocess), items, "checking", threads)
+    return [one for part in looks for one in part]

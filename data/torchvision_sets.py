@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import shutil
+import tarfile
 import tempfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,34 +69,39 @@ class _TorchvisionSet(ImageData):
         from torchvision import datasets
 
         source = getattr(datasets, type(self).__name__)
-        try:
+        with suppress(Exception):  # not there, or not whole: torchvision raises whatever that leads to
             return source(self.root, train=train)
-        except Exception:  # not there, or not whole: torchvision raises whatever that leads to
+        try:
             self._unpack()
-        try:
+        except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
+            raise UsageError(f"what is packed in {self.root} cannot be unpacked ({e}): put a whole copy there") from e
+        with suppress(Exception):
             return source(self.root, train=train)
-        except Exception:
-            self._download(source)
+        self._download(source)
         return source(self.root, train=train)
 
     def _download(self, source: type) -> None:
         """Into a folder beside, and moved where all is there and verified."""
-        place = self.root if self.root.exists() else self.root.parent
+        place = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
         files.check_writable(self.root, "--train-data-root", folder=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as temp:
             try:
                 for train in (True, False):
                     source(temp, train=train, download=True)
             except (OSError, RuntimeError) as e:
-                reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+                reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
                 raise UsageError(
                     f"{self.root} does not hold {type(self).__name__}, and it cannot be downloaded ({reason}). "
                     f"Put there, from another machine: {self.needed}"
                 ) from e
-            self.root.mkdir(parents=True, exist_ok=True)
-            for path in Path(temp).iterdir():
-                shutil.rmtree(self.root / path.name, ignore_errors=True)
-                path.rename(self.root / path.name)
+            self._take(Path(temp))
+
+    def _take(self, folder: Path) -> None:
+        """Moves what is in `folder` to the root, in place of what was there."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            shutil.rmtree(self.root / path.name, ignore_errors=True)
+            path.rename(self.root / path.name)
 
     def _unpack(self) -> None:
         """Unpacks what somebody put there."""
@@ -142,9 +150,7 @@ class CIFAR10(_TorchvisionSet):
         if archive.is_file():
             with tempfile.TemporaryDirectory(prefix=".unpack-", dir=self.root) as temp:
                 extract_archive(archive, temp)
-                for path in Path(temp).iterdir():
-                    shutil.rmtree(self.root / path.name, ignore_errors=True)
-                    path.rename(self.root / path.name)
+                self._take(Path(temp))
 
 
 class CIFAR100(CIFAR10):

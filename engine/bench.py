@@ -14,7 +14,7 @@ from torchvision import datasets, transforms
 import models
 from config import Config
 from data.image_data import ImageData
-from data.loaders import Batch, Loader
+from data.loaders import Batch, EpochLoader
 from engine.classify import Classify
 from engine.loop import Training
 from engine.setup import train_loader, training
@@ -97,7 +97,7 @@ def tutorial_epoch(opt: Config, dataset: ImageData, device: torch.device, folder
     return epoch
 
 
-def bare_epoch(task: Classify, loader: Loader) -> Callable[[], None]:
+def bare_epoch(task: Classify, loader: EpochLoader) -> Callable[[], None]:
     """The training step alone, on batches of the loader's sizes that lie in the device's memory."""
     size = task.preprocess.image_size
     sizes = [len(keys) for keys in loader.batch_sampler]

@@ -10,7 +10,7 @@ import torch
 
 from config import Config
 from data.image_data import ImageData, Items, is_image
-from data.loaders import Loader, cores
+from data.loaders import EpochLoader, cores
 from data.survey import Look, look_at_all
 from data.transforms import Preprocess
 from engine.classify import Classify
@@ -161,7 +161,7 @@ def machine(opt: Config, dataset: ImageData, good: set[Path]) -> list[str]:
     return problems + disk(task, opt)
 
 
-def step(task: Classify, loader: Loader, opt: Config) -> list[str]:
+def step(task: Classify, loader: EpochLoader, opt: Config) -> list[str]:
     batch = next(iter(loader))
     start = time.monotonic()
     try:

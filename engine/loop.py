@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from config import Config
-from data.loaders import Batch, Loader, noting_bad
+from data.loaders import Batch, EpochLoader, noting_bad
 from engine.device import memory_told
 from engine.stops import Stops
 from engine.task import NotFinite, Task
@@ -81,7 +81,14 @@ class Training:
     """
 
     def __init__(
-        self, task: Task, train: Loader, val: Loader, run: Run, opt: Config, about: dict, state: State | None = None
+        self,
+        task: Task,
+        train: EpochLoader,
+        val: EpochLoader,
+        run: Run,
+        opt: Config,
+        about: dict,
+        state: State | None = None,
     ) -> None:
         self.task, self.train, self.val, self.run, self.opt, self.about = task, train, val, run, opt, about
         self.state = state or State()

@@ -23,7 +23,7 @@ class Schedule:
     def set(self, done: float) -> None:
         """Sets the optimizer's learning rate for the next step; `done` in [0, 1] of the training lies behind."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * self.factor * self._shape(done) * group.get("lr_scale", 1)
+            group["lr"] = self.lr * self.factor * self._shape(done)
 
     def end_epoch(self, val_loss: float) -> None:
         if self.name == "plateau" and val_loss > self.previous_loss:

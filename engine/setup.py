@@ -10,7 +10,7 @@ from config import Config
 from data.augment import Augment
 from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
-from data.loaders import Batches, Loader
+from data.loaders import Batches, EpochLoader, Loader
 from data.transforms import Preprocess
 from engine.classify import Classify
 from engine.device import Device, pick
@@ -20,8 +20,8 @@ from utils.errors import UsageError
 
 @dataclass
 class Loaders:
-    train: Loader | HeldLoader
-    val: Loader | HeldLoader
+    train: EpochLoader
+    val: EpochLoader
 
     def __enter__(self) -> "Loaders":
         return self
@@ -89,9 +89,7 @@ def judge(opt: Config, content: dict) -> Classify:
     return Classify(net, content["classes"], preprocess, pick(opt), opt, learn=False)
 
 
-def train_loader(
-    opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device
-) -> Loader | HeldLoader:
+def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device) -> EpochLoader:
     """Training images, shuffled and augmented.
 
     Raises:
@@ -106,7 +104,7 @@ def train_loader(
     return _loader(opt, dataset, items, preprocess, device, augment, shares)
 
 
-def val_loader(opt: Config, dataset: ImageData, items: Items, task: Classify) -> Loader | HeldLoader:
+def val_loader(opt: Config, dataset: ImageData, items: Items, task: Classify) -> EpochLoader:
     """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
     return _loader(opt, dataset, items, task.preprocess, task.device)
 
@@ -131,7 +129,7 @@ def _loader(
     device: Device,
     augment: Augment | None = None,
     shares: list[float] | None = None,
-) -> Loader | HeldLoader:
+) -> EpochLoader:
     batches, skip = Batches(len(items), opt.batch_size, opt.seed, shares), opt.on_bad_image == "skip"
     held = squares(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
     if held:

@@ -36,7 +36,7 @@ class CifarNet(BasicModule):
 
     Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024 (https://arxiv.org/abs/2404.00498).
 
-    Input (N, in_channels, S, S), S of 25 or more, made for 32; output logits (N, num_classes). The first layer is set
+    Input (N, in_channels, S, S), S of 9 or more, made for 32; output logits (N, num_classes). The first layer is set
     from the first training images, so that what it gives has no correlations, and does not learn.
     1,972,792 parameters with 3 channels and 10 classes.
     """

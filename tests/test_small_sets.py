@@ -67,6 +67,17 @@ def test_packed_files_that_somebody_put_there_are_unpacked(mnist, tmp_path):
     assert len(data.open("MNIST", tmp_path).items) == 240
 
 
+def test_a_damaged_packed_file_is_told_and_nothing_half_unpacked_stays(mnist, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    whole = gzip.compress((mnist / "MNIST" / "raw" / "train-images-idx3-ubyte").read_bytes())
+    for content in (whole[:-1000], b"no gzip"):
+        (raw / "train-images-idx3-ubyte.gz").write_bytes(content)
+        with pytest.raises(UsageError, match="cannot be unpacked"):
+            data.open("MNIST", tmp_path)
+        assert [path.name for path in raw.iterdir()] == ["train-images-idx3-ubyte.gz"]
+
+
 def test_the_hash_of_the_images_sees_a_changed_pixel(mnist, tmp_path):
     shutil.copytree(mnist, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
@@ -87,8 +98,8 @@ def test_without_internet_one_line_says_what_to_put_where(name, wanted, tmp_path
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(UsageError, match=wanted) as error:
-        data.open(name, tmp_path / "sets")
-    assert "\n" not in str(error.value) and str(tmp_path / "sets") in str(error.value)
+        data.open(name, tmp_path / "new" / "sets")
+    assert "\n" not in str(error.value) and str(tmp_path / "new" / "sets") in str(error.value)
     assert list(tmp_path.rglob("*")) == []
 
 

@@ -27,11 +27,11 @@ def classification(logits: torch.Tensor, labels: torch.Tensor) -> dict:
     auc = tm.multiclass_auroc(probs, labels, num_classes=k) if k > 2 else tm.binary_auroc(probs[:, 1], labels)
     calibration = tm.multiclass_calibration_error(probs, labels, num_classes=k, n_bins=15)
     f1 = tm.multiclass_f1_score(logits, labels, num_classes=k, average=None)
-    top5 = logits.topk(5).indices.eq(labels[:, None]).any(dim=1).float().mean().item() if k > 5 else None
+    in_top5 = logits.topk(min(5, k)).indices.eq(labels[:, None]).any(dim=1)
     return {
         "loss": loss,
         "accuracy": accuracy,
-        **({"top5": top5} if k > 5 else {}),
+        **({"top5": in_top5.float().mean().item()} if k > 5 else {}),
         "f1": f1.mean().item(),
         "roc_auc": auc.item(),
         "calibration_error": calibration.item(),

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
@@ -52,7 +53,8 @@ class Progress:
                 self.bar.close()
 
 
-T = TypeVar("T")
+T, R = TypeVar("T"), TypeVar("R")
+AT_ONCE = 256  # items given to the threads before the next ones are
 
 
 def watched(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
@@ -62,3 +64,14 @@ def watched(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
         yield batch
         bar.update(len(batch))
     bar.close()
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T], title: str, threads: int) -> Iterator[list[R]]:
+    """`work` of each item, in order, in lists of up to AT_ONCE, with a bar. For what runs outside of Python's lock."""
+
+    def parts() -> Iterator[list[R]]:
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            for start in range(0, len(items), AT_ONCE):
+                yield list(pool.map(work, items[start : start + AT_ONCE]))
+
+    return watched(parts(), title, len(items))
