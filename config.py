@@ -86,6 +86,7 @@ class Config(BaseModel):
     weight_decay: float = option("training", 1e-4, "weight decay (Adam, SGD: an L2 term in the gradient)", LEARN, ge=0)
     label_smoothing: float = option("training", 0, "part of each label that is spread over all classes", LEARN, ge=0, lt=1)
     clip_grad: float | None = option("training", None, "largest L2 norm of all gradients together", LEARN, gt=0)
+    progressive_resizing: float = option("training", 0, "part of the training in which images are three quarters as wide: twice as fast", ("train",), ge=0, le=1)
     accumulate: int = option("training", 1, "parts in which a batch goes through the net, to save memory", LEARN, ge=1)
     ema: float = option("training", 0, "decay of the weights' moving average, which is judged and saved in their place; 0: none", LEARN, ge=0, lt=1)
     flip_test: bool = option("training", False, "judge the mean of an image and its mirror image", LEARN + JUDGE)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
@@ -38,7 +39,7 @@ class Classify(Task):
     ) -> None:
         self.device, self.preprocess, self.classes, self.opt = device, preprocess, classes, opt
         self.net = net.to(device.device, memory_format=device.memory_format)
-        self.average = None
+        self.average, self.side = None, preprocess.image_size
         if learn:
             self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
             self.mix = mixing(opt, len(classes))
@@ -57,7 +58,10 @@ class Classify(Task):
         skips = self.opt.on_nan == "skip"
         buffers = [(b, b.clone()) for b in self.net.buffers()] if skips else []  # BatchNorm's statistics
         batch = batch.to(self.device.device)
-        images, targets = self.mix(self._images(batch), batch.labels)
+        images = self._images(batch)
+        if self.side < images.shape[3]:
+            images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
+        images, targets = self.mix(images, batch.labels)
         parts = max(min(self.opt.accumulate, len(batch) // 2), 1)  # BatchNorm cannot learn from one image
         self.optimizer.zero_grad(set_to_none=True)
         loss = right = 0
@@ -106,6 +110,8 @@ class Classify(Task):
 
     def schedule(self, done: float) -> None:
         self.lr_schedule.set(done)
+        side = self.preprocess.image_size
+        self.side = smaller(side) if done < self.opt.progressive_resizing else side
 
     def end_epoch(self, figures: dict) -> None:
         self.lr_schedule.end_epoch(figures["loss"])
@@ -161,6 +167,11 @@ class Classify(Task):
         with self.device.autocast():
             logits = net(images.contiguous(memory_format=self.device.memory_format))
         return logits.float()
+
+
+def smaller(side: int) -> int:
+    """The side of the images in the first part of a training with progressive resizing (Howard 2018, fast.ai)."""
+    return side * 3 // 4
 
 
 def make_optimizer(net: BasicModule, opt: Config, device: Device) -> torch.optim.Optimizer:

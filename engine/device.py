@@ -1,7 +1,9 @@
 """Where a net runs, and in which number format: what is safe and faster on this machine."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,7 @@ from config import Config
 from data.loaders import cores
 from utils.errors import Failure, UsageError
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NO_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -64,8 +67,22 @@ def pick(opt: Config) -> Device:
     device = torch.device(gpu if gpu and opt.use_gpu is not False else "cpu")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
+    elif device.type == "cpu":
+        keep_memory()
     amp = torch.bfloat16 if opt.amp == "bf16" or (opt.amp == "auto" and has_bf16(device)) else None
     return Device(device, amp, torch.channels_last if opt.channels_last else torch.contiguous_format)
+
+
+def keep_memory() -> None:
+    """Has glibc keep what a step frees for the next one, as a GPU's allocator does.
+
+    Else each large tensor is new memory, which the kernel clears page by page. Elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 @contextmanager

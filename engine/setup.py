@@ -12,7 +12,7 @@ from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
 from data.loaders import Batches, EpochLoader, Loader
 from data.transforms import Preprocess
-from engine.classify import Classify
+from engine.classify import Classify, smaller
 from engine.device import Device, pick
 from utils import checkpoint
 from utils.errors import UsageError
@@ -46,7 +46,8 @@ def training(
         UsageError: the model cannot take such images, or the weights do not fit it.
     """
     device, num_classes = pick(opt), len(dataset.classes)
-    models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size, dataset.channels)
+    shown = smaller(opt.image_size) if opt.progressive_resizing else opt.image_size
+    models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size, dataset.channels, shown)
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
     pretrained = opt.pretrained and not past
@@ -134,7 +135,8 @@ def _loader(
     held = squares(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
     if held:
         images, bad = held
-        return HeldLoader(items, device.hold(images), preprocess, batches, augment, bad)
+        images = device.hold(images) if images.shape[1] == opt.image_size else images  # to be cropped on the CPU
+        return HeldLoader(items, images, preprocess, batches, augment, bad)
     return Loader(items, preprocess, batches, augment=augment, replace_bad=skip, **_reading(opt, device))
 
 

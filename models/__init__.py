@@ -110,11 +110,17 @@ def _fitted(model: type, **arguments: int) -> "nn.Module":
     return model(**{name: value for name, value in arguments.items() if name in taken})
 
 
-def check_input(name: str, num_classes: int, image_size: int, batch_size: int = 2, channels: int = 3) -> None:
-    """Raises UsageError where the model cannot be trained on such batches; builds no weights (0.1 s)."""
+def check_input(
+    name: str, num_classes: int, image_size: int, batch_size: int = 2, channels: int = 3, shown: int | None = None
+) -> None:
+    """Raises UsageError where the model cannot be trained on such batches; builds no weights (0.1 s).
+
+    Args:
+        shown: the side of the images that the net for `image_size` sees at first; None: the same.
+    """
     from models import input_size
 
-    input_size.check(find(name), num_classes, image_size, batch_size, channels)
+    input_size.check(find(name), num_classes, image_size, batch_size, channels, shown or image_size)
 
 
 def __getattr__(name: str):

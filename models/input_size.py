@@ -31,14 +31,19 @@ def on_meta(name: str, num_classes: int, image_size: int, channels: int = 3) -> 
     return net.to("meta").eval()
 
 
-def check(name: str, num_classes: int, image_size: int, batch_size: int = 2, channels: int = 3) -> None:
-    """Refuses an image size that the net cannot be trained on in such batches.
+def check(name: str, num_classes: int, image_size: int, batch_size: int, channels: int, shown: int) -> None:
+    """Refuses an image size that the net cannot be trained on in such batches, or a smaller one `shown` at first.
 
     Raises:
         UsageError: names the smallest of the usual sizes that works, and the nearest to the one asked for.
     """
     single = batch_size == 1  # then batch norm needs maps of more than 1x1
     if _takes(name, num_classes, image_size, single, channels):
+        if not _takes(name, num_classes, image_size, single, channels, shown):
+            raise UsageError(
+                f"{name} for {image_size}x{image_size} pixels cannot take {shown}x{shown} at first: "
+                "leave out --progressive-resizing"
+            )
         return
     working = [size for size in SIZES if _takes(name, num_classes, size, single, channels)]
     if not working:  # then it is not the size: let the real net show what is wrong
@@ -51,12 +56,12 @@ def check(name: str, num_classes: int, image_size: int, batch_size: int = 2, cha
     )
 
 
-def _takes(name: str, num_classes: int, size: int, training: bool, channels: int) -> bool:
-    """Whether one image of this size goes through. Any failure counts: check() asks again at other sizes."""
+def _takes(name: str, num_classes: int, size: int, training: bool, channels: int, shown: int | None = None) -> bool:
+    """Whether one image goes through the net for this size. Any failure counts: check() asks again at other sizes."""
     try:
         with torch.no_grad():
             net = on_meta(name, num_classes, size, channels).train(training)
-            net(torch.empty(1, net.in_channels, size, size, device="meta"))
+            net(torch.empty(1, net.in_channels, shown or size, shown or size, device="meta"))
     except Exception:
         return False
     return True

@@ -2,9 +2,13 @@
 
 import csv
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn, optim
 
 from config import Config
@@ -100,6 +104,29 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert picked.device.type == "cpu" and picked.amp is None
     assert picked.memory_format == torch.contiguous_format
     assert device.pick(Config(amp="bf16")).amp == torch.bfloat16
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_what_a_step_frees_serves_the_next_one():
+    script = """
+import resource, sys, torch
+from config import Config
+from engine import device
+if sys.argv[1] == "kept":
+    device.pick(Config(use_gpu=False))
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):  # it settles after a few
+    before = faults()
+    torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+print(faults() - before)
+"""
+    faults = {
+        word: int(
+            subprocess.run([sys.executable, "-c", script, word], cwd=ROOT, check=True, capture_output=True).stdout
+        )
+        for word in ("kept", "given back")
+    }
+    assert 5 * faults["kept"] < faults["given back"]
 
 
 def predictions(count, classes, size=4):

@@ -241,6 +241,13 @@ def test_check_input_names_a_size_that_works(name, size, works):
     )
 
 
+def test_check_input_refuses_a_smaller_size_at_first_to_a_net_of_one_size():
+    models.check_input("resnet18", 2, 64, shown=48)
+    assert refusal(models.check_input, "vit_b_16", 2, 224, shown=168) == (
+        "vit_b_16 for 224x224 pixels cannot take 168x168 at first: leave out --progressive-resizing"
+    )
+
+
 def test_check_input_lets_pass_what_the_meta_device_cannot_do(monkeypatch):
     def build(*args):
         raise NotImplementedError("no meta kernel")

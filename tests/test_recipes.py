@@ -53,6 +53,18 @@ def test_no_part_of_a_batch_is_a_single_image():
     assert seen == [3, 2]
 
 
+def test_images_are_smaller_in_the_first_part_of_the_training():
+    seen = []
+    net = models.build("CifarNet", 3, 16)
+    net.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    one = task(net, progressive_resizing=0.5)
+    for done in (0, 0.49, 0.5, 0.9):
+        one.schedule(done)
+        one.train_step(batch(6))
+    one.evaluate([batch(6)])
+    assert seen == [(6, 3, 12, 12)] * 2 + [(6, 3, 16, 16)] * 3
+
+
 def test_the_norm_of_the_gradients_is_limited():
     before = [p.detach().clone() for p in task().net.parameters()]
     free, limited = weights_after(task()), weights_after(task(clip_grad=0.01))

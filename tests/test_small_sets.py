@@ -12,6 +12,7 @@ import pytest
 import torch
 from compare import record, same
 from conftest import COUNT, picture, unless_given
+from PIL import Image
 from torchvision import datasets
 
 import data
@@ -145,6 +146,20 @@ def test_a_folder_with_a_part_for_validation(folders, tmp_path):
     shutil.rmtree(tmp_path / "val" / "cat")
     with pytest.raises(UsageError, match="has the classes"):
         data.open("Folder", tmp_path)
+
+
+def test_a_folder_of_small_squares_is_seen_as_it_is(tmp_path):
+    for number in range(30):
+        path = tmp_path / f"class {number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (24, 24), (number, 0, 0)).save(path)
+    (tmp_path / "class 0" / "0.png").write_bytes(b"no image")
+    found = data.open("Folder", tmp_path)
+    assert (found.image_size, found.min_crop) == (24, 1.0)
+    assert Config().fitted(found).image_size == 24 and Config(image_size=64).fitted(found).image_size == 64
+    Image.new("RGB", (30, 24)).save(tmp_path / "class 0" / "2.png")
+    found = data.open("Folder", tmp_path)
+    assert (found.image_size, found.min_crop) == (224, 0.25)
 
 
 # ---- augmentation
