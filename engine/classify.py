@@ -1,19 +1,19 @@
 """The task of telling which class an image belongs to."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
-from torchvision.transforms import v2
 
 from config import Config
 from data.loaders import Batch
 from data.transforms import Preprocess
 from engine.device import Device
+from engine.recipe import make_optimizer, mixing, moving_average, smaller
 from engine.schedule import Schedule
 from engine.task import NotFinite, Task, check_finite
 from models.basic_module import BasicModule
@@ -167,36 +167,3 @@ class Classify(Task):
         with self.device.autocast():
             logits = net(images.contiguous(memory_format=self.device.memory_format))
         return logits.float()
-
-
-def smaller(side: int) -> int:
-    """The side of the images in the first part of a training with progressive resizing (Howard 2018, fast.ai)."""
-    return side * 3 // 4
-
-
-def make_optimizer(net: BasicModule, opt: Config, device: Device) -> torch.optim.Optimizer:
-    options = {"momentum": opt.momentum, "nesterov": opt.nesterov and opt.momentum > 0}
-    extra = options if opt.optimizer in ("SGD", "Muon") else {}
-    if opt.optimizer in ("Adam", "AdamW", "SGD"):
-        extra["fused"] = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
-    return net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, **extra)
-
-
-def mixing(opt: Config, num_classes: int) -> Callable:
-    """(images, labels) -> the same, mixed as the options say: mixup (Zhang et al. 2017, arXiv:1710.09412), cutmix
-    (Yun et al. 2019, arXiv:1905.04899), or one of both in each step.
-    """
-    kinds = [(v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix)]
-    mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
-    return v2.RandomChoice(mixes) if mixes else lambda images, labels: (images, labels)
-
-
-def moving_average(decay: float) -> Callable:
-    """For AveragedModel: an exponential moving average, which forgets its first values faster."""
-
-    def update(average: torch.Tensor, now: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        if not average.is_floating_point():  # BatchNorm's count of batches
-            return now
-        return average.lerp(now, 1 - min(decay, (1 + float(count)) / (10 + float(count))))
-
-    return update

@@ -12,8 +12,9 @@ from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
 from data.loaders import Batches, EpochLoader, Loader
 from data.transforms import Preprocess
-from engine.classify import Classify, smaller
+from engine.classify import Classify
 from engine.device import Device, pick
+from engine.recipe import smaller
 from utils import checkpoint
 from utils.errors import UsageError
 

@@ -10,8 +10,9 @@ import models
 from config import Config
 from data.loaders import Batch, Batches
 from data.transforms import Preprocess
-from engine.classify import Classify, moving_average
+from engine.classify import Classify
 from engine.device import Device
+from engine.recipe import moving_average
 from engine.schedule import Schedule
 from engine.setup import class_weights
 from models.basic_module import BasicModule

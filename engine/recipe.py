@@ -1,0 +1,43 @@
+"""Parts of a training recipe, made from the options."""
+
+from collections.abc import Callable
+
+import torch
+from torchvision.transforms import v2
+
+from config import Config
+from engine.device import Device
+from models.basic_module import BasicModule
+
+
+def smaller(side: int) -> int:
+    """The side of the images in the first part of a training with progressive resizing (Howard 2018, fast.ai)."""
+    return side * 3 // 4
+
+
+def make_optimizer(net: BasicModule, opt: Config, device: Device) -> torch.optim.Optimizer:
+    options = {"momentum": opt.momentum, "nesterov": opt.nesterov and opt.momentum > 0}
+    extra = options if opt.optimizer in ("SGD", "Muon") else {}
+    if opt.optimizer in ("Adam", "AdamW", "SGD"):
+        extra["fused"] = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
+    return net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, **extra)
+
+
+def mixing(opt: Config, num_classes: int) -> Callable:
+    """(images, labels) -> the same, mixed as the options say: mixup (Zhang et al. 2017, arXiv:1710.09412), cutmix
+    (Yun et al. 2019, arXiv:1905.04899), or one of both in each step.
+    """
+    kinds = [(v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix)]
+    mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+    return v2.RandomChoice(mixes) if mixes else lambda images, labels: (images, labels)
+
+
+def moving_average(decay: float) -> Callable:
+    """For AveragedModel: an exponential moving average, which forgets its first values faster."""
+
+    def update(average: torch.Tensor, now: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        if not average.is_floating_point():  # BatchNorm's count of batches
+            return now
+        return average.lerp(now, 1 - min(decay, (1 + float(count)) / (10 + float(count))))
+
+    return update
