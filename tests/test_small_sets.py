@@ -337,7 +337,16 @@ def test_a_shift_larger_than_the_image_is_refused(command, mnist, tmp_path):
     assert code == 2 and "--shift=28 is too much for images of 28 pixels" in err and not list(tmp_path.iterdir())
 
 
-RECIPE = ["--model=LeNet", "--shift=2", "--cutout=6", "--mixup=0.4", "--cutmix=1", "--ema=0.9", "--accumulate=2"]
+RECIPE = [
+    "--model=DigitNet",
+    "--progressive-resizing=0.5",
+    "--shift=2",
+    "--cutout=6",
+    "--mixup=0.4",
+    "--cutmix=1",
+    "--ema=0.9",
+    "--accumulate=2",
+]
 RECIPE += ["--clip-grad=1", "--label-smoothing=0.1", "--warmup=0.2", "--scheduler=linear", "--balance=sampler"]
 
 
