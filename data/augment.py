@@ -30,20 +30,17 @@ class Augment:
         """(B, S, S, C) uint8 -> the same."""
         count, side = images.shape[:2]
         drawn = torch.from_numpy(uniform(self.seed, epoch, self.count)[indices])  # (B, 4)
-        rows = cols = torch.arange(side).expand(count, side)
-        if self.shift:
-            moves = (drawn[:, :2] * (2 * self.shift + 1)).long() - self.shift
-            rows, cols = _reflect(rows + moves[:, :1], side), _reflect(cols + moves[:, 1:], side)
+        mirrored = torch.zeros(count, dtype=torch.bool)
         if self.flip:
             mirrored = torch.from_numpy(self._mirrored_first[indices] ^ bool(epoch % 2))
+        if self.shift:
+            moves = (drawn[:, :2, None] * (2 * self.shift + 1)).long() - self.shift  # (B, 2, 1)
+            rows, cols = _reflect(torch.arange(side) + moves, side).unbind(1)  # (B, S) each
             cols = torch.where(mirrored[:, None], side - 1 - cols, cols)
-        if self.shift or self.flip:
-            rows, cols, which = (
-                rows.to(images.device),
-                cols.to(images.device),
-                torch.arange(count, device=images.device),
-            )
+            which, rows, cols = (x.to(images.device) for x in (torch.arange(count), rows, cols))
             images = images[which[:, None, None], rows[:, :, None], cols[:, None, :]]
+        elif self.flip:  # the same without moving, in half the time
+            images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(2), images)
         if self.cutout:
             centre = (drawn[:, 2:] * side).long()  # (B, 2)
             near = (torch.arange(side) - centre[:, :, None] + self.cutout // 2).to(images.device)  # (B, 2, S)
