@@ -23,6 +23,7 @@ from visdom_server import visdom_server
 
 import models
 from config import Config
+from data import held
 from utils import checkpoint, presets
 
 
@@ -312,8 +313,9 @@ def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_runs(name, dogcat, tmp_path, command):
+def test_every_preset_runs(name, dogcat, tmp_path, command, monkeypatch):
     """The whole way with the preset's model and recipe, on few small images."""
+    monkeypatch.setattr(held, "CACHE", tmp_path / "cache")
     values = {option: text for option, (text, _) in presets.read(name).items()}
     if values.get("optimizer") == "Muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
@@ -325,10 +327,14 @@ def test_every_preset_runs(name, dogcat, tmp_path, command):
         "--num-workers=0",
         "--vis-port=None",
     ]
-    code, out, _ = command("train", f"--config={name}", *small, f"--checkpoint-dir={tmp_path}")
+    if "pretrained" in values:
+        model = values.get("model", Config.model_fields["model"].default)
+        small.append(f"--load-path={models.build(model, num_classes=5).save(tmp_path / 'weights.pth')}")
+    small.append(f"--checkpoint-dir={tmp_path / 'runs'}")
+    code, out, _ = command("train", f"--config={name}", *small)
     assert code == 0 and "next: python main.py val" in out
-    assert command("val", "--load-path=last", f"--checkpoint-dir={tmp_path}")[0] == 0
-    code, _, _ = command("test", "--load-path=last", f"--checkpoint-dir={tmp_path}", f"--test-data-root={dogcat}/test1",
+    assert command("val", "--load-path=last", small[-1])[0] == 0
+    code, _, _ = command("test", "--load-path=last", small[-1], f"--test-data-root={dogcat}/test1",
                          f"--result-file={tmp_path}/r.csv")  # fmt: skip
     assert code == 0 and len((tmp_path / "r.csv").read_text().splitlines()) == 11
 
