@@ -1,6 +1,7 @@
 """A small data set and a small run for the tests; everything is made in temporary folders."""
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from PIL import Image
 
 import main
 from data import drawing
+
+# What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 12  # images a class
