@@ -52,10 +52,9 @@ def train(**flags):
             run.say(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
             run.record("resume" if folder else "start", **about)
             state = Training(task, loaders.train, loaders.val, run, opt, about, State.of(past.content)).fit()
-        run.say(f"best: epoch {state.best_epoch}, accuracy {state.best_score:.2%}. All of it is in {run.folder}")
-        folder = shlex.quote(str(run.folder))
-        run.say(f"next: python main.py val --load-path={folder}")
-        run.say(f"      python main.py test --load-path={folder} --test-data-root={shlex.quote(opt.test_data_root)}")
+        run.say(f"best: epoch {state.best_epoch}, {task.praise(state.best_score)}. All of it is in {run.folder}")
+        for title, line in zip(("next:", "     "), task.next_steps(shlex.quote(str(run.folder))), strict=True):
+            run.say(f"{title} {line}")
     finally:
         run.close()
     return run.folder
@@ -76,7 +75,7 @@ def val(**flags):
     from data.loaders import noting_bad
     from engine.device import memory_told
     from engine.setup import judge, val_loader
-    from utils import metrics, results
+    from utils import results
     from utils.progress import watched
 
     dataset = data.open(opt.dataset, opt.train_data_root)
@@ -91,7 +90,7 @@ def val(**flags):
     with val_loader(opt, dataset, items, task) as loader, memory_told(opt, task.preprocess.image_size):
         print(f"{content['model']} of epoch {content['epoch']} on {len(items)} validation images of {dataset.root}")
         figures = task.evaluate(noting_bad(watched(loader.at(0), "validating", len(items)), bad))
-    print(metrics.table(figures, task.classes))
+    print(task.table(figures))
     results.write_json(Path(opt.load_path), {"images": len(items), "classes": task.classes, **figures})
     for line in bad:
         print(f"replaced by another image of its class: {line}")

@@ -15,9 +15,9 @@ import models
 from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
-from engine.classify import Classify
 from engine.loop import Training
 from engine.setup import train_loader, training
+from engine.task import Task
 from utils.run import Run
 
 IMAGES, ROUNDS = 400, 5
@@ -97,7 +97,7 @@ def tutorial_epoch(opt: Config, dataset: ImageData, device: torch.device, folder
     return epoch
 
 
-def bare_epoch(task: Classify, loader: EpochLoader) -> Callable[[], None]:
+def bare_epoch(task: Task, loader: EpochLoader) -> Callable[[], None]:
     """The training step alone, on batches of the loader's sizes that lie in the device's memory."""
     size = task.preprocess.image_size
     sizes = [len(keys) for keys in loader.batch_sampler]

@@ -13,9 +13,9 @@ from data.image_data import ImageData, Items, is_image
 from data.loaders import EpochLoader, cores
 from data.survey import Look, look_at_all
 from data.transforms import Preprocess
-from engine.classify import Classify
 from engine.device import memory_told
 from engine.setup import train_loader, training
+from engine.task import Task
 from utils.errors import Failure
 from utils.files import printable
 
@@ -161,7 +161,7 @@ def machine(opt: Config, dataset: ImageData, good: set[Path]) -> list[str]:
     return problems + disk(task, opt)
 
 
-def step(task: Classify, loader: EpochLoader, opt: Config) -> list[str]:
+def step(task: Task, loader: EpochLoader, opt: Config) -> list[str]:
     batch = next(iter(loader))
     start = time.monotonic()
     try:
@@ -173,7 +173,7 @@ def step(task: Classify, loader: EpochLoader, opt: Config) -> list[str]:
     return []
 
 
-def disk(task: Classify, opt: Config) -> list[str]:
+def disk(task: Task, opt: Config) -> list[str]:
     """Compares the free disk with what a run's checkpoints take: those kept, the best, and one being written."""
     place = Path(opt.checkpoint_dir)
     while not place.exists():

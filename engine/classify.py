@@ -1,6 +1,7 @@
 """The task of telling which class an image belongs to."""
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from config import Config
+from data.image_data import Items
 from data.loaders import Batch
 from data.transforms import Preprocess
 from engine.device import Device
-from engine.recipe import make_optimizer, mixing, moving_average, smaller
+from engine.recipe import class_weights, make_optimizer, mixing, moving_average, smaller
 from engine.schedule import Schedule
 from engine.task import NotFinite, Task, check_finite
 from models.basic_module import BasicModule
@@ -21,11 +23,7 @@ from utils import metrics, pictures
 
 
 class Classify(Task):
-    """Cross entropy on the logits of one net. Where it is not to learn, it has no optimizer.
-
-    Args:
-        weights: (K,) how much an image of each class counts in the loss; None: all the same.
-    """
+    """Cross entropy on the logits of one net."""
 
     def __init__(
         self,
@@ -34,13 +32,12 @@ class Classify(Task):
         preprocess: Preprocess,
         device: Device,
         opt: Config,
-        learn: bool,
-        weights: torch.Tensor | None = None,
+        items: Items | None = None,
     ) -> None:
-        self.device, self.preprocess, self.classes, self.opt = device, preprocess, classes, opt
-        self.net = net.to(device.device, memory_format=device.memory_format)
+        super().__init__(net, classes, preprocess, device, opt, items)
         self.average, self.side = None, preprocess.image_size
-        if learn:
+        if items is not None:
+            weights = class_weights(items) if opt.balance == "loss" else None
             self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
             self.mix = mixing(opt, len(classes))
             self.optimizer = make_optimizer(net, opt, device)
@@ -86,7 +83,6 @@ class Classify(Task):
         return {"loss": loss, "accuracy": right / len(batch)}
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
-        """Yields each batch with its logits, (N, K) float32 on the CPU; one batch in memory at a time."""
         net = self.judged.eval()
         with torch.inference_mode():
             for batch in batches:
@@ -135,6 +131,19 @@ class Classify(Task):
 
     def summary(self, means: dict, figures: dict) -> str:
         return f"train loss {means['loss']:.4f}  {metrics.one_line(figures)}"
+
+    def table(self, figures: dict) -> str:
+        return metrics.table(figures, self.classes)
+
+    def praise(self, score: float) -> str:
+        return f"accuracy {score:.2%}"
+
+    def next_steps(self, folder: str) -> list[str]:
+        images = shlex.quote(self.opt.test_data_root)
+        return [
+            f"python main.py val --load-path={folder}",
+            f"python main.py test --load-path={folder} --test-data-root={images}",
+        ]
 
     def lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])

@@ -6,6 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from config import Config
+from data.image_data import Items
 from engine.device import Device
 from models.basic_module import BasicModule
 
@@ -21,6 +22,12 @@ def make_optimizer(net: BasicModule, opt: Config, device: Device) -> torch.optim
     if opt.optimizer in ("Adam", "AdamW", "SGD"):
         extra["fused"] = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
     return net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, **extra)
+
+
+def class_weights(items: Items) -> torch.Tensor:
+    """(K,): by how much an image of each class counts more, or is drawn more often, so that all classes are equal."""
+    counts = torch.bincount(torch.tensor([label for _, label in items])).clamp(min=1)
+    return counts.sum() / (len(counts) * counts)
 
 
 def mixing(opt: Config, num_classes: int) -> Callable:

@@ -12,9 +12,9 @@ from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
 from data.loaders import Batches, EpochLoader, Loader
 from data.transforms import Preprocess
-from engine.classify import Classify
 from engine.device import Device, pick
-from engine.recipe import smaller
+from engine.recipe import class_weights, smaller
+from engine.task import Task, task_of
 from utils import checkpoint
 from utils.errors import UsageError
 
@@ -37,7 +37,7 @@ class Loaders:
 
 def training(
     opt: Config, dataset: ImageData, start_from: Path | None = None, past: dict | None = None
-) -> tuple[Classify, Loaders, dict]:
+) -> tuple[Task, Loaders, dict]:
     """All that a training needs: the task, its images, and what its checkpoints say of themselves.
 
     Args:
@@ -60,14 +60,13 @@ def training(
     train = train_loader(opt, dataset, train_items, preprocess, device)
     if not (past or start_from or pretrained):
         net.begin_with(lambda: preprocess.normalize(next(iter(train.at(0))).images))
-    weights = class_weights(train_items) if opt.balance == "loss" else None
-    task = Classify(net, dataset.classes, preprocess, device, opt, learn=True, weights=weights)
+    task = task_of(net)(net, dataset.classes, preprocess, device, opt, train_items)
     if past:
         checkpoint.load_net(net, past, "the saved run")
         task.load_state_dict(past)
     about = {
         "model": net.model_name,
-        "num_classes": num_classes,
+        "num_classes": net.num_classes,
         "classes": dataset.classes,
         "images": {
             "train": len(train_items),
@@ -82,13 +81,13 @@ def training(
     return task, Loaders(train, val_loader(opt, dataset, val_items, task)), about
 
 
-def judge(opt: Config, content: dict) -> Classify:
+def judge(opt: Config, content: dict) -> Task:
     """The task of a checkpoint's `content`, ready to evaluate and predict."""
     preprocess = Preprocess(**content["preprocess"])
     channels = len(preprocess.mean)
     net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels)
     checkpoint.load_net(net, content, opt.load_path)
-    return Classify(net, content["classes"], preprocess, pick(opt), opt, learn=False)
+    return task_of(net)(net, content["classes"], preprocess, pick(opt), opt)
 
 
 def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device) -> EpochLoader:
@@ -106,21 +105,15 @@ def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Prep
     return _loader(opt, dataset, items, preprocess, device, augment, shares)
 
 
-def val_loader(opt: Config, dataset: ImageData, items: Items, task: Classify) -> EpochLoader:
+def val_loader(opt: Config, dataset: ImageData, items: Items, task: Task) -> EpochLoader:
     """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
     return _loader(opt, dataset, items, task.preprocess, task.device)
 
 
-def test_loader(opt: Config, paths: list[Path], task: Classify) -> Loader:
+def test_loader(opt: Config, paths: list[Path], task: Task) -> Loader:
     """Images without labels (-1), in the order given."""
     items = [(path, -1) for path in paths]
     return Loader(items, task.preprocess, Batches(len(items), opt.batch_size), **_reading(opt, task.device))
-
-
-def class_weights(items: Items) -> torch.Tensor:
-    """(K,): by how much an image of each class counts more, or is drawn more often, so that all classes are equal."""
-    counts = torch.bincount(torch.tensor([label for _, label in items])).clamp(min=1)
-    return counts.sum() / (len(counts) * counts)
 
 
 def _loader(

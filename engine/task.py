@@ -1,11 +1,20 @@
 """What the loop trains. A task owns its nets, its optimizers and its step; the loop never looks inside."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from config import Config
+from data.image_data import Items
 from data.loaders import Batch
+from data.transforms import Preprocess
+from engine.device import Device
+from models.basic_module import BasicModule
+from utils import registry
+from utils.errors import UsageError
 
 
 class NotFinite(Exception):
@@ -13,7 +22,27 @@ class NotFinite(Exception):
 
 
 class Task:
-    """A kind of training. To add one, derive from this class in a file of its own (see classify.py)."""
+    """A kind of training. To add one, derive from this class in a file of its own; a model names its task by `task`.
+
+    Args:
+        net: the model.
+        classes: of the data set.
+        preprocess: what its images went through.
+        opt: the options.
+        items: what it is to learn from; None where it is only to be judged: then it needs no optimizer.
+    """
+
+    def __init__(
+        self,
+        net: BasicModule,
+        classes: list[str],
+        preprocess: Preprocess,
+        device: Device,
+        opt: Config,
+        items: Items | None = None,
+    ) -> None:
+        self.classes, self.preprocess, self.device, self.opt = classes, preprocess, device, opt
+        self.net = net.to(device.device, memory_format=device.memory_format)
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step, with forward and backward. Returns scalars as tensors: reading one waits for a GPU.
@@ -42,6 +71,26 @@ class Task:
         """An epoch in a few words: the mean figures of its steps, and those of the evaluation after it."""
         raise NotImplementedError
 
+    def table(self, figures: dict) -> str:
+        """The figures of an evaluation, line by line."""
+        raise NotImplementedError
+
+    def praise(self, score: float) -> str:
+        """The best score in a few words."""
+        raise NotImplementedError
+
+    def next_steps(self, folder: str) -> list[str]:
+        """What to type after a training into `folder`."""
+        raise NotImplementedError
+
+    def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """For `test`: yields each batch with its logits, (N, K) float32 on the CPU; one batch in memory at a time."""
+        raise UsageError(f"{self.net.model_name} labels no images: it makes them; use generate")
+
+    def generate(self, count: int, seed: int) -> Iterator[torch.Tensor]:
+        """For `generate`."""
+        raise UsageError(f"{self.net.model_name} makes no images: it labels them; use test")
+
     def pictures(self) -> dict[str, np.ndarray]:
         """{name: (H, W, 3) uint8}: what the last evaluation has to show."""
         return {}
@@ -57,6 +106,12 @@ class Task:
     def load_state_dict(self, state: dict) -> None:
         """Takes up a state. What an option sets (learning rate, weight decay) stays as the option has it."""
         raise NotImplementedError
+
+
+def task_of(net: BasicModule) -> type[Task]:
+    """The task that a model belongs to."""
+    entry = registry.scan(Path(__file__).parent, base="Task")[net.task]
+    return getattr(import_module(entry.module), entry.name)
 
 
 def check_finite(loss: torch.Tensor, *nets: torch.nn.Module) -> None:

@@ -21,6 +21,7 @@ class BasicModule(nn.Module):
     itself to the images takes `in_channels` or `image_size` too.
     """
 
+    task = "Classify"  # the class in engine/ that trains and judges it
     num_classes: int | None = None  # None: not a classifier
     in_channels: int = 3
     torchvision_name: str | None = None  # torchvision's name of the same net, for --pretrained
