@@ -1,0 +1,190 @@
+"""The task of making images: a generator against a discriminator."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from config import Config
+from data.image_data import Items
+from data.loaders import Batch
+from data.transforms import Preprocess
+from engine.device import Device
+from engine.judge import Judge
+from engine.recipe import moving_average
+from engine.task import NotFinite, Task, check_finite
+from models.basic_module import BasicModule
+from utils import pictures
+from utils.errors import UsageError
+
+SHOWN, AT_ONCE = 64, 64  # images of a grid; of a part that goes through the generator
+
+
+class Gan(Task):
+    """Generator and discriminator learn at once, each by its own Adam (book, chapter 7).
+
+    Both losses are taken on the same nets, before either steps: so a step is whole or not at all, and the images that
+    the generator makes serve for both.
+    """
+
+    def __init__(
+        self,
+        net: BasicModule,
+        classes: list[str],
+        preprocess: Preprocess,
+        device: Device,
+        opt: Config,
+        items: Items | None = None,
+    ) -> None:
+        super().__init__(net, classes, preprocess, device, opt, items)
+        self.steps, self.average = 0, None
+        self.judge = Judge(opt.judge, preprocess, device)
+        if items is not None:
+            fused = {"fused": device.device.type in ("cpu", "cuda"), "betas": (opt.beta1, 0.999)}
+            self.optimizers = {
+                "generator": torch.optim.Adam(net.generator.parameters(), opt.lr1, **fused),
+                "discriminator": torch.optim.Adam(net.discriminator.parameters(), opt.lr2, **fused),
+            }
+            if opt.ema:
+                self.average = AveragedModel(net.generator, avg_fn=moving_average(opt.ema), use_buffers=True)
+
+    @property
+    def generator(self) -> nn.Module:
+        """What makes the images: the moving average where there is one."""
+        return self.average.module if self.average else self.net.generator
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        net, opt = self.net.train(), self.opt
+        buffers = [(b, b.clone()) for b in net.buffers()] if opt.on_nan == "skip" else []
+        learns = {"generator": self.steps % opt.g_every == 0, "discriminator": self.steps % opt.d_every == 0}
+        real = self._images(batch)
+        noise = torch.randn(len(batch), net.nz, 1, 1).to(real.device)
+        with self.device.autocast():
+            with torch.set_grad_enabled(learns["generator"]):
+                fake = net.generator(noise)
+            on_real, on_fake = net(real).float(), net(fake).float()
+        losses = LOSSES[opt.gan_loss](on_real, on_fake)
+        for name in ("discriminator", "generator"):
+            part = getattr(net, name)
+            grads = self._gradients(losses[name], part, name == "discriminator") if learns[name] else None
+            for p, grad in zip(part.parameters(), grads or [None] * len(list(part.parameters())), strict=True):
+                p.grad = grad
+        try:
+            check_finite(losses["discriminator"] + losses["generator"], net)
+        except NotFinite:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            raise
+        for name, optimizer in self.optimizers.items():
+            if learns[name]:
+                optimizer.step()
+        if self.average and learns["generator"]:
+            self.average.update_parameters(net.generator)
+        self.steps += 1
+        with torch.no_grad():
+            means = {"real": on_real.sigmoid().mean(), "fake": on_fake.sigmoid().mean()}
+        return {f"{name}_loss": loss.detach() for name, loss in losses.items()} | means
+
+    @staticmethod
+    def _gradients(loss: torch.Tensor, part: nn.Module, again: bool) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(loss, list(part.parameters()), retain_graph=again)
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict:
+        """The distance of as many generated images as there are real ones, and how varied they are."""
+        count = 0
+        self.judge.begin()
+        for batch in batches:
+            self.judge.add(batch.images, real=True)
+            count += len(batch)
+        for images in self.images(count, self.opt.seed):
+            self.judge.add(images, real=False)
+        return self.judge.figures()
+
+    def images(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
+        """Yields parts of `count` generated images, (n, S, S, C) uint8 on the CPU; the same seed gives the same."""
+        for noise in self.noises(count, seed, mean, std):
+            yield self.make(noise)[0]
+
+    def noises(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
+        """Yields parts of `count` noises (n, nz, 1, 1), on the CPU."""
+        rng = torch.Generator().manual_seed(seed)
+        for start in range(0, count, AT_ONCE):
+            yield torch.randn(min(AT_ONCE, count - start), self.net.nz, 1, 1, generator=rng) * std + mean
+
+    @torch.inference_mode()
+    def make(self, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, nz, 1, 1) -> images (n, S, S, C) uint8, and the discriminator's logits (n,), both on the CPU."""
+        generator, net = self.generator.eval(), self.net.eval()
+        with self.device.autocast():
+            images = generator(noise.to(self.device.device))
+            scores = net(images).float()
+        pixels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu(), scores.cpu()
+
+    def _images(self, batch: Batch) -> torch.Tensor:
+        """(N, C, S, S) float32 in [-1, 1]."""
+        images = batch.to(self.device.device).images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return images.contiguous(memory_format=self.device.memory_format)
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        return {"generated": pictures.grid(torch.cat(list(self.images(SHOWN, self.opt.seed))).numpy())}
+
+    def summary(self, means: dict, figures: dict) -> str:
+        losses = "  ".join(f"{name.replace('_', ' ')} {means[name]:.3f}" for name in means)
+        return f"{losses}  {self.judge.one_line(figures)}"
+
+    def doubt(self, means: dict, figures: dict, done: float) -> str | None:
+        return self.judge.doubt(figures)
+
+    def table(self, figures: dict) -> str:
+        return self.judge.table(figures)
+
+    def praise(self, score: float) -> str:
+        return f"Fréchet distance {-score:.3f}"
+
+    def next_steps(self, folder: str) -> list[str]:
+        return [f"python main.py val --load-path={folder}", f"python main.py generate --load-path={folder}"]
+
+    def lr(self) -> float:
+        return float(self.optimizers["generator"].param_groups[0]["lr"])
+
+    def state_dict(self) -> dict:
+        state = {"net": self.net.state_dict(), "steps": self.steps}
+        state |= {f"{name}_optimizer": optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        if self.average:  # then `net` holds the average, and this is what learns
+            average = {f"generator.{name}": value for name, value in self.average.module.state_dict().items()}
+            learning = self.net.generator.state_dict()
+            state |= {"net": state["net"] | average, "learning": learning, "averaged": int(self.average.n_averaged)}
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        self.net.load_state_dict(state["net"])
+        if self.average:
+            self.average.module.load_state_dict(self.net.generator.state_dict())
+            self.average.n_averaged.fill_(state.get("averaged", 0))
+        if "learning" in state:
+            self.net.generator.load_state_dict(state["learning"])
+        self.steps = state["steps"]
+        for name, optimizer in self.optimizers.items():
+            chosen = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state[f"{name}_optimizer"])
+            for group, options in zip(optimizer.param_groups, chosen, strict=True):
+                group.update(options)
+
+
+def bce(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The book's: cross entropy, and for the generator that of the wrong label (Goodfellow et al. 2014)."""
+    ones, zeros = torch.ones_like(real), torch.zeros_like(fake)
+    right = F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(fake, zeros)
+    return {"discriminator": right, "generator": F.binary_cross_entropy_with_logits(fake, ones)}
+
+
+def hinge(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Lim, Ye 2017 (arXiv:1705.02894)."""
+    return {"discriminator": F.relu(1 - real).mean() + F.relu(1 + fake).mean(), "generator": -fake.mean()}
+
+
+LOSSES = {"bce": bce, "hinge": hinge}
