@@ -39,6 +39,7 @@ PathText = Annotated[
 ]
 LEARN = ("train", "bench", "check")  # commands
 JUDGE = ("val", "test")
+USE = (*JUDGE, "generate")
 NONE = ("none", "null", "~", "")  # what clears an option that may be empty
 
 
@@ -50,12 +51,12 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     # fmt: off
-    model: str = option("experiment", "ResNet34", "the net, by name (val, test: must be the checkpoint's)", LEARN + JUDGE)
-    load_path: PathText | None = option("experiment", None, "checkpoint file or run folder (last: the newest run); for train: weights to start from", ("train", *JUDGE))
+    model: str = option("experiment", "ResNet34", "the net, by name (val, test, generate: must be the checkpoint's)", LEARN + USE)
+    load_path: PathText | None = option("experiment", None, "checkpoint file or run folder (last: the newest run); for train: weights to start from", ("train", *USE))
     pretrained: bool = option("experiment", False, "start from torchvision's weights (its cache, or the file --load-path)", ("train",))
     resume: PathText | None = option("experiment", None, "run folder to go on with (last: the newest run); its options stay, flags win", ("train",))
-    seed: int = option("experiment", 0, "fixes the split, the order, the augmentation and the first weights", LEARN, ge=0, lt=2**31)
-    checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last and resume=last look", ("train", "check", *JUDGE))
+    seed: int = option("experiment", 0, "fixes the split, the order, the augmentation and the first weights; for generate: the noise", (*LEARN, "generate"), ge=0, lt=2**31)
+    checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last and resume=last look", ("train", "check", *USE))
 
     dataset: str = option("data", "DogCat", "the data set, by name")
     train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, Demo data/demo/train, sets of torchvision data", (*LEARN, "val"))
@@ -92,9 +93,27 @@ class Config(BaseModel):
     flip_test: bool = option("training", False, "judge the mean of an image and its mirror image", LEARN + JUDGE)
     on_nan: Literal["stop", "skip"] = option("training", "stop", "a step whose loss or gradients are not finite; skip: leave it out", LEARN)
 
-    use_gpu: bool | None = option("machine", None, "train on the GPU; None: where there is one", LEARN + JUDGE)
-    amp: Literal["auto", "bf16", "off"] = option("machine", "auto", "bfloat16 autocast; auto: where the hardware has it", LEARN + JUDGE)
-    channels_last: bool = option("machine", True, "memory format of images and convolutions", LEARN + JUDGE)
+    nz: int = option("gan", 100, "length of the noise that an image is made from", LEARN, ge=1)
+    ngf: int = option("gan", 64, "channels of the generator where its images are 32 pixels wide", LEARN, ge=1)
+    ndf: int = option("gan", 64, "channels of the discriminator at 32 pixels", LEARN, ge=1)
+    lr1: float = option("gan", 2e-4, "learning rate of the generator", LEARN, gt=0)
+    lr2: float = option("gan", 2e-4, "learning rate of the discriminator", LEARN, gt=0)
+    beta1: float = option("gan", 0.5, "Adam's momentum of both", LEARN, ge=0, lt=1)
+    d_every: int = option("gan", 1, "steps between two of the discriminator", LEARN, ge=1)
+    g_every: int = option("gan", 1, "steps between two of the generator (book: 5)", LEARN, ge=1)
+    gan_loss: Literal["bce", "hinge"] = option("gan", "bce", "what the two nets make less", LEARN)
+    judge: PathText | None = option("gan", None, "run of a classifier whose features generated images are judged by; None: a fixed random net's", ("train", "val"))
+    gen_num: int = option("gan", 64, "images that generate keeps", ("generate",), ge=1)
+    gen_search_num: int = option("gan", 512, "images it makes, of which it keeps those that the discriminator likes best", ("generate",), ge=1)
+    gen_mean: float = option("gan", 0, "mean of the noise", ("generate",))
+    gen_std: float = option("gan", 1, "deviation of the noise; less: more alike, and better", ("generate",), ge=0)
+    gen_img: PathText = option("gan", "result.png", "the grid that generate writes", ("generate",))
+    gen_folder: PathText | None = option("gan", None, "folder for each image as a file of its own", ("generate",))
+    gen_walk: PathText | None = option("gan", None, "a walk between two noises as a GIF, or as a strip (PNG)", ("generate",))
+
+    use_gpu: bool | None = option("machine", None, "train on the GPU; None: where there is one", LEARN + USE)
+    amp: Literal["auto", "bf16", "off"] = option("machine", "auto", "bfloat16 autocast; auto: where the hardware has it", LEARN + USE)
+    channels_last: bool = option("machine", True, "memory format of images and convolutions", LEARN + USE)
     num_workers: int | None = option("machine", None, "processes that read images; None: fits the machine, 0: none", LEARN + JUDGE, ge=0)
 
     print_freq: int = option("output", 20, "steps between two updates of the record, the terminal and visdom (one a second at least)", ("train",), ge=1)

@@ -125,6 +125,24 @@ def test(**flags):
 
 
 @SetParseFn(str)
+def generate(**flags):
+    """Make images with a trained GAN: of many, those that its discriminator takes for real.
+
+    The same seed gives the same files, byte for byte.
+
+    Examples:
+        python main.py generate --load-path=last
+        python main.py generate --load-path=RUN --gen-num=64 --gen-search-num=512 --gen-img=result.png
+        python main.py generate --load-path=RUN --gen-walk=walk.gif
+    """
+    opt, content = saved_run("generate", flags)
+    from engine.setup import judge
+
+    for line in judge(opt, content).generate():
+        print(line)
+
+
+@SetParseFn(str)
 def check(**flags):
     """Look over a data set before it is trained on: unreadable and odd files, labels, duplicates, disk, one step.
 
@@ -173,7 +191,16 @@ def help(*topics):  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-COMMANDS = {"train": train, "val": val, "test": test, "check": check, "bench": bench, "help": help}
+OUTPUTS = {"test": ("result_file",), "generate": ("gen_img", "gen_walk", "gen_folder")}  # options that name files
+COMMANDS = {
+    "train": train,
+    "val": val,
+    "test": test,
+    "generate": generate,
+    "check": check,
+    "bench": bench,
+    "help": help,
+}
 
 
 def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
@@ -184,8 +211,9 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
     for name in {"train_data_root", "test_data_root"} & flags.keys():
         if not Path(getattr(given, name) or ".").exists():
             raise UsageError(f"--{dashed(name)}: there is no {getattr(given, name)}")
-    if command == "test":
-        files.check_writable(given.result_file, "--result-file")
+    for name in OUTPUTS.get(command, ()):
+        if path := getattr(given, name):
+            files.check_writable(path, f"--{dashed(name)}", folder=name == "gen_folder")
     path = checkpoint.find(given.load_path, given.checkpoint_dir)
     content = checkpoint.read(path)
     if "config" not in content:

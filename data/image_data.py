@@ -14,7 +14,6 @@ from utils.errors import UsageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-VAL_FRACTION = 0.3
 Items = list[tuple[Path, int]]
 
 
@@ -28,7 +27,7 @@ class ImageData:
         home: where the images are expected when no folder is given.
         layout: what the folder should hold, in words.
         channels, mean, std: of a pixel; mean and deviation of each channel, in [0, 1].
-        image_size, min_crop, flip: what these options are where nobody sets them.
+        image_size, min_crop, flip: what these options are where nobody sets them; val_part: what val_fraction is.
     """
 
     classes: list[str]
@@ -38,6 +37,7 @@ class ImageData:
     layout = ""
     channels, mean, std = 3, IMAGENET_MEAN, IMAGENET_STD
     image_size, min_crop, flip = 224, 0.25, True
+    val_part = 0.3
 
     def __init__(self, root: str | Path | None = None) -> None:
         """Lists the images under `root`.
@@ -74,13 +74,13 @@ class ImageData:
     def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
         """Returns (training items, validation items); `val_fraction` of each class is for validation.
 
-        None: the part that the set itself holds out, and 0.3 where there is none. The book (chapter 6) shuffles the
+        None: the part that the set itself holds out, else `val_part`. The book (chapter 6) shuffles the
         files and cuts at 70%. Here the order comes from a hash of (seed, file name): where the folder lies and how
         its files are listed change nothing. Each part has every class.
         """
         if val_fraction is None and self.held_out:
             return self.items, self.held_out
-        val_fraction = val_fraction or VAL_FRACTION
+        val_fraction = val_fraction or self.val_part
         by_class = [[] for _ in self.classes]
         for item in self.items:
             by_class[item[1]].append(item)

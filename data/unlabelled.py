@@ -1,9 +1,9 @@
-"""The images that `test` labels."""
+"""Images without labels: those that `test` labels, and those that a GAN learns from."""
 
 from collections import Counter
 from pathlib import Path
 
-from data.image_data import is_image
+from data.image_data import ImageData, Items, files_below, first_files, is_image
 from utils.errors import UsageError
 
 
@@ -33,3 +33,22 @@ def find(root: str | Path) -> list[tuple[str, Path]]:
 
 def _is_number(path: Path, folder: Path) -> bool:
     return path.parent == folder and path.stem.isascii() and path.stem.isdigit()
+
+
+class Unlabelled(ImageData):
+    """Any images, in one folder or in sub-folders, without labels: for GANs."""
+
+    layout = "two images or more"
+    mean, std, min_crop = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0
+    val_part = 0.1
+
+    def scan(self, root: Path) -> tuple[list[str], Items]:
+        return ["image"], sorted((path, 0) for path in files_below(root) if is_image(path))
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return any(map(is_image, first_files(root)))
+
+    @staticmethod
+    def _usable(classes: list[str], items: Items) -> bool:
+        return len(items) > 1

@@ -1,6 +1,7 @@
 """The task of making images: a generator against a discriminator."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from engine.task import NotFinite, Task, check_finite
 from models.basic_module import BasicModule
 from utils import pictures
 from utils.errors import UsageError
+from utils.progress import watched
 
-SHOWN, AT_ONCE = 64, 64  # images of a grid; of a part that goes through the generator
+SHOWN, AT_ONCE, WALK = 64, 64, 32  # images of a grid; that go through the generator at once; of a walk
 
 
 class Gan(Task):
@@ -123,6 +125,44 @@ class Gan(Task):
             scores = net(images).float()
         pixels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous().cpu(), scores.cpu()
+
+    def generate(self) -> list[str]:
+        opt = self.opt
+        if opt.gen_num > opt.gen_search_num:
+            raise UsageError(
+                f"--gen-num={opt.gen_num} of --gen-search-num={opt.gen_search_num}: search more, or keep less"
+            )
+        best = self.best(opt.gen_num, opt.gen_search_num)
+        pictures.write(opt.gen_img, pictures.grid(best))
+        told = [f"{opt.gen_img}: the best {opt.gen_num} of {opt.gen_search_num}"]
+        if opt.gen_folder:
+            for number, image in enumerate(best):
+                pictures.write(Path(opt.gen_folder, f"{number:04d}.png"), pictures.grid(image[None]))
+            told.append(f"{opt.gen_folder}: each of them as a PNG")
+        if opt.gen_walk:
+            pictures.write_walk(opt.gen_walk, self.walk())
+            told.append(f"{opt.gen_walk}: a walk between two noises")
+        return told
+
+    def best(self, count: int, of: int) -> np.ndarray:
+        """(count, S, S, C) uint8: those of `of` images that the discriminator likes best, the best first."""
+        opt = self.opt
+        images, scores = None, None
+        for noise in watched(self.noises(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
+            made, liked = self.make(noise)
+            images = made if images is None else torch.cat([images, made])
+            scores = liked if scores is None else torch.cat([scores, liked])
+            order = scores.argsort(descending=True, stable=True)[:count]
+            images, scores = images[order], scores[order]
+        return images.numpy()
+
+    def walk(self) -> np.ndarray:
+        """(WALK, S, S, C) uint8: from one noise to another on a great circle, at even steps."""
+        start, end = next(self.noises(2, self.opt.seed, self.opt.gen_mean, self.opt.gen_std))
+        angle = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).acos()
+        steps = torch.linspace(0, 1, WALK)[:, None, None, None]
+        noises = (((1 - steps) * angle).sin() * start + (steps * angle).sin() * end) / angle.sin()
+        return self.make(noises)[0].numpy()
 
     def _images(self, batch: Batch) -> torch.Tensor:
         """(N, C, S, S) float32 in [-1, 1]."""

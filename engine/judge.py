@@ -90,6 +90,20 @@ class Judge:
             figures[f"{name}spread"] = spread(probs)
         return figures
 
+    def one_line(self, figures: dict) -> str:
+        return f"Fréchet distance {figures['distance']:.3f}  variety {figures['variety']:.2f}"
+
+    def doubt(self, figures: dict) -> str | None:
+        if figures["variety"] < COLLAPSED:
+            return (
+                f"the generator has collapsed: two of its images differ {figures['variety']:.2f} times as much as two "
+                "real ones. The usual remedies: a lower --lr2, --ema=0.99, a larger --batch-size"
+            )
+
+    def table(self, figures: dict) -> str:
+        lines = [f"{name.replace('_', ' '):<18} {value:.4f}" for name, value in figures.items() if name != "score"]
+        return "\n".join([*lines, *filter(None, [self.doubt(figures)])])
+
 
 def mean_distance(images: torch.Tensor) -> float:
     """Root mean square difference of two images, over all pairs; of (N, S, S, C) uint8."""

@@ -52,7 +52,8 @@ def training(
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
     pretrained = opt.pretrained and not past
-    net = models.build(opt.model, num_classes, opt.image_size, pretrained, weights, dataset.channels)
+    sizes = gan_sizes(opt)
+    net = models.build(opt.model, num_classes, opt.image_size, pretrained, weights, dataset.channels, **sizes)
     if start_from and not opt.pretrained:
         net.load(start_from)
     preprocess = Preprocess(opt.image_size, opt.min_crop, dataset.mean, dataset.std)
@@ -85,9 +86,15 @@ def judge(opt: Config, content: dict) -> Task:
     """The task of a checkpoint's `content`, ready to evaluate and predict."""
     preprocess = Preprocess(**content["preprocess"])
     channels = len(preprocess.mean)
-    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels)
+    sizes = gan_sizes(opt)
+    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels, **sizes)
     checkpoint.load_net(net, content, opt.load_path)
     return task_of(net)(net, content["classes"], preprocess, pick(opt), opt)
+
+
+def gan_sizes(opt: Config) -> dict[str, int]:
+    """The options that a model may take as arguments."""
+    return {"nz": opt.nz, "ngf": opt.ngf, "ndf": opt.ndf}
 
 
 def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device) -> EpochLoader:

@@ -87,8 +87,8 @@ class Task:
         """For `test`: yields each batch with its logits, (N, K) float32 on the CPU; one batch in memory at a time."""
         raise UsageError(f"{self.net.model_name} labels no images: it makes them; use generate")
 
-    def generate(self, count: int, seed: int) -> Iterator[torch.Tensor]:
-        """For `generate`."""
+    def generate(self) -> list[str]:
+        """For `generate`: writes images as the options say; returns a line for each file or folder."""
         raise UsageError(f"{self.net.model_name} makes no images: it labels them; use test")
 
     def pictures(self) -> dict[str, np.ndarray]:

@@ -75,6 +75,7 @@ def build(
     pretrained: bool = False,
     weights: str | Path | None = None,
     channels: int = 3,
+    **sizes: int,
 ) -> "nn.Module":
     """A classifier: (N, C, image_size, image_size) -> logits (N, num_classes); C is the net's `in_channels`.
 
@@ -85,13 +86,15 @@ def build(
         pretrained: start from torchvision's ImageNet weights, all but a head of another class count.
         weights: a local file with such weights (or a checkpoint of ours), in place of torchvision's cache.
         channels: of the images, for nets that are built for a number of them; the others take 3.
+        sizes: further arguments, for the models of this folder that take them.
 
     Raises:
         UsageError: no such model, no such weights, or weights that do not fit.
     """
     name = find(name)
     if name in entries():
-        net = _fitted(__getattr__(name), num_classes=num_classes, in_channels=channels, image_size=image_size)
+        arguments = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size, **sizes}
+        net = _fitted(__getattr__(name), **arguments)
     else:
         from models import torchvision_models
 

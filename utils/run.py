@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from PIL import Image
 from tqdm import tqdm
 
 from config import Config
-from utils import checkpoint, files
+from utils import checkpoint, files, pictures
 from utils.sinks import Jsonl, Log, Sink, Visdom
 from utils.visualize import Visualizer
 
@@ -88,10 +87,7 @@ class Run:
 
     def picture(self, name: str, image: np.ndarray, epoch: int) -> None:
         """Keeps an (H, W, 3) uint8 picture as samples/<name>_<epoch>.png and shows it."""
-        path = self.folder / "samples" / f"{name}_{epoch:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        with files.whole(path, "wb") as file:
-            Image.fromarray(image).save(file, format="png")
+        pictures.write(self.folder / "samples" / f"{name}_{epoch:03d}.png", image)
         for sink in self.sinks:
             sink.picture(name, image)
 
