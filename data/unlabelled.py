@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from data.image_data import ImageData, Items, files_below, first_files, is_image
+from data.image_data import ImageData, Items, files_below, is_image
 from utils.errors import UsageError
 
 
@@ -47,7 +47,7 @@ class Unlabelled(ImageData):
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        return any(map(is_image, first_files(root)))
+        return False  # every folder of images would
 
     @staticmethod
     def _usable(classes: list[str], items: Items) -> bool:

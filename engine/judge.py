@@ -94,11 +94,12 @@ class Judge:
         return f"Fréchet distance {figures['distance']:.3f}  variety {figures['variety']:.2f}"
 
     def doubt(self, figures: dict) -> str | None:
-        if figures["variety"] < COLLAPSED:
-            return (
-                f"the generator has collapsed: two of its images differ {figures['variety']:.2f} times as much as two "
-                "real ones. The usual remedies: a lower --lr2, --ema=0.99, a larger --batch-size"
-            )
+        if figures["variety"] >= COLLAPSED:
+            return None
+        return (
+            f"the generator has collapsed: two of its images differ {figures['variety']:.2f} times as much as two "
+            "real ones. The usual remedies: a lower --lr2, --ema=0.99, a larger --batch-size"
+        )
 
     def table(self, figures: dict) -> str:
         lines = [f"{name.replace('_', ' '):<18} {value:.4f}" for name, value in figures.items() if name != "score"]

@@ -24,7 +24,7 @@ class _GAN(BasicModule):
 class AnimeGAN(_GAN):
     """DCGAN at 96 x 96 (book, chapter 7; Radford, Metz, Chintala 2015, arXiv:1511.06434).
 
-    The generator grows (nz, 1, 1) by transposed convolutions to sides 4, 8, 16, 32, 96; the discriminator is its mirror.
+    The generator grows (nz, 1, 1) by transposed convolutions to sides 4, 8, 16, 32, 96; the discriminator mirrors it.
 
     Args:
         nz: length of the noise. ngf, ndf: channels at side 32 of the generator and the discriminator.

@@ -60,8 +60,9 @@ def write(path: str | Path, image: np.ndarray) -> None:
 def write_walk(path: str | Path, images: np.ndarray) -> None:
     """Writes (N, S, S, C) uint8 as a GIF that goes to and fro, or else side by side as a PNG."""
     frames = [grid(image[None]) for image in images]
-    if Path(path).suffix.lower() != ".gif":
-        return write(path, np.concatenate(frames, axis=1))
-    there_and_back = [Image.fromarray(frame) for frame in frames + frames[-2:0:-1]]
-    with files.whole(path, "wb") as file:
-        there_and_back[0].save(file, "gif", save_all=True, append_images=there_and_back[1:], duration=80, loop=0)
+    if Path(path).suffix.lower() == ".gif":
+        first, *rest = (Image.fromarray(frame) for frame in frames + frames[-2:0:-1])
+        with files.whole(path, "wb") as file:
+            first.save(file, "gif", save_all=True, append_images=rest, duration=80, loop=0)
+    else:
+        write(path, np.concatenate(frames, axis=1))
