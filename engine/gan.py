@@ -24,6 +24,8 @@ from utils.progress import watched
 
 SHOWN, AT_ONCE, WALK = 64, 64, 32  # images of a grid; that go through the generator at once; of a walk
 
+JUDGED = 10_000  # images that a classifier judges
+
 
 class Gan(Task):
     """Generator and discriminator learn at once, each by its own Adam (book, chapter 7).
@@ -42,7 +44,7 @@ class Gan(Task):
         items: Items | None = None,
     ) -> None:
         super().__init__(net, classes, preprocess, device, opt, items)
-        self.steps, self.average = 0, None
+        self.steps, self.average, self.optimizers = 0, None, {}
         self.judge = Judge(opt.judge, preprocess, device)
         if items is not None:
             fused = {"fused": device.device.type in ("cpu", "cuda"), "betas": (opt.beta1, 0.999)}
@@ -95,15 +97,11 @@ class Gan(Task):
         return torch.autograd.grad(loss, list(part.parameters()), retain_graph=again)
 
     def evaluate(self, batches: Iterable[Batch]) -> dict:
-        """The distance of as many generated images as there are real ones, and how varied they are."""
-        count = 0
-        self.judge.begin()
-        for batch in batches:
-            self.judge.add(batch.images, real=True)
-            count += len(batch)
-        for images in self.images(count, self.opt.seed):
-            self.judge.add(images, real=False)
-        return self.judge.figures()
+        """Generated images against real ones: as many, or with --judge JUDGED."""
+        real = self.judge.look(batch.images for batch in batches)
+        count = JUDGED if self.opt.judge else len(real.features)
+        figures = self.judge.compare(real, self.judge.look(self.images(count, self.opt.seed)))
+        return figures if self.optimizers else figures | self.judge.bounds(real)
 
     def images(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
         """Yields parts of `count` generated images, (n, S, S, C) uint8 on the CPU; the same seed gives the same."""

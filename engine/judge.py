@@ -1,5 +1,9 @@
 """How good generated images are: how far their features lie from those of real ones, and how varied they are."""
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,6 +16,15 @@ from utils import checkpoint
 
 PAIRED = 256  # images of each kind whose distances are taken
 COLLAPSED = 0.5  # of the real images' mean distance
+
+
+@dataclass
+class Seen:
+    """What a judge saw: features (N, F), probabilities (N, K), and some of the images (n, S, S, C) uint8."""
+
+    features: torch.Tensor
+    probs: torch.Tensor
+    some: torch.Tensor
 
 
 class Features(nn.Module):
@@ -56,39 +69,45 @@ class Judge:
             checkpoint.load_net(net, content, path)
         self.features = Features(net.eval().to(device.device, memory_format=device.memory_format))
 
-    def begin(self) -> None:
-        self.distance = FrechetInceptionDistance(self.features).to(self.device.device)
-        self.pixels, self.logits = {True: [], False: []}, {True: [], False: []}
-
     @torch.inference_mode()
-    def add(self, images: torch.Tensor, real: bool) -> None:
-        """(N, S, S, C) uint8."""
-        side = self.preprocess.image_size
-        x = self.preprocess.normalize(images.to(self.device.device))
-        if x.shape[1] == 1:
-            x = x.expand(-1, self.features.net.in_channels, -1, -1)
-        if x.shape[3] != side:
-            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-        self.distance.update(x, real=real)
-        if sum(map(len, self.pixels[real])) < PAIRED:
-            self.pixels[real].append(images.cpu())
-        if self.path:
-            self.logits[real].append(self.features.logits.float().cpu())
+    def look(self, parts: Iterable[torch.Tensor]) -> Seen:
+        """Looks at images that come in parts (n, S, S, C) uint8."""
+        features, probs, some = [], [], []
+        for images in parts:
+            x = self.preprocess.normalize(images.to(self.device.device))
+            x = x.expand(-1, self.features.net.in_channels, -1, -1) if x.shape[1] == 1 else x
+            side = self.preprocess.image_size
+            if x.shape[3] != side:
+                x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+            features.append(self.features(x).cpu())
+            probs.append(self.features.logits.float().softmax(dim=1).cpu())
+            if sum(map(len, some)) < PAIRED:
+                some.append(images.cpu())
+        return Seen(torch.cat(features), torch.cat(probs), torch.cat(some)[:PAIRED])
 
-    def figures(self) -> dict:
-        """distance: Fréchet, of the features. variety: the mean distance of two generated images, by that of two real
-        ones. With a classifier: confidence, the mean probability of the likeliest class, and spread, the entropy of
-        the classes that are seen, from 0 (one class) to 1 (all alike).
+    def compare(self, real: Seen, made: Seen) -> dict:
+        """The figures of generated images.
+
+        distance: Fréchet, of the features. variety: the mean difference of two of them, by that of two real ones.
+        With a classifier also confidence, the mean probability of the likeliest class, and spread, the entropy of the
+        classes that it sees, from 0 (all of one) to 1 (all as often); and those of the real images.
         """
-        distance = self.distance.compute().item()
-        apart = {real: mean_distance(torch.cat(parts)[:PAIRED]) for real, parts in self.pixels.items()}
-        figures = {"distance": distance, "variety": apart[False] / apart[True], "score": -distance}
-        for real, parts in self.logits.items() if self.path else ():
-            probs = torch.cat(parts).softmax(dim=1)
-            name = "real_" if real else ""
-            figures[f"{name}confidence"] = probs.max(dim=1).values.mean().item()
-            figures[f"{name}spread"] = spread(probs)
+        distance = frechet(real.features, made.features)
+        figures = {"distance": distance, "variety": difference(made.some) / difference(real.some), "score": -distance}
+        if self.path:
+            figures |= {"confidence": confidence(made), "spread": spread(made)}
+            figures |= {"real_confidence": confidence(real), "real_spread": spread(real)}
         return figures
+
+    def bounds(self, real: Seen) -> dict:
+        """What to hold a distance against: that of one half of the real images to the other, and that of noise."""
+        half = len(real.features) // 2
+        noise = torch.randint(0, 256, real.some.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        seen = self.look(noise.split(64))
+        return {
+            "distance_of_real": frechet(real.features[:half], real.features[half:]),
+            "distance_of_noise": frechet(real.features, seen.features),
+        }
 
     def one_line(self, figures: dict) -> str:
         return f"Fréchet distance {figures['distance']:.3f}  variety {figures['variety']:.2f}"
@@ -106,12 +125,26 @@ class Judge:
         return "\n".join([*lines, *filter(None, [self.doubt(figures)])])
 
 
-def mean_distance(images: torch.Tensor) -> float:
+def frechet(some: torch.Tensor, others: torch.Tensor) -> float:
+    """Fréchet distance of two sets of features (N, F), (M, F) (Heusel et al. 2017, arXiv:1706.08500)."""
+    as_they_are = nn.Identity()
+    as_they_are.num_features = some.shape[1]
+    distance = FrechetInceptionDistance(as_they_are)
+    distance.update(some, real=True)
+    distance.update(others, real=False)
+    return distance.compute().item()
+
+
+def difference(images: torch.Tensor) -> float:
     """Root mean square difference of two images, over all pairs; of (N, S, S, C) uint8."""
     flat = images.flatten(1).double()
     return float(torch.pdist(flat).square().mean().div(flat.shape[1]).sqrt())
 
 
-def spread(probs: torch.Tensor) -> float:
-    shares = torch.bincount(probs.argmax(dim=1), minlength=probs.shape[1]) / len(probs)
-    return float(torch.special.entr(shares).sum() / torch.tensor(float(len(shares))).log())
+def confidence(seen: Seen) -> float:
+    return seen.probs.max(dim=1).values.mean().item()
+
+
+def spread(seen: Seen) -> float:
+    shares = torch.bincount(seen.probs.argmax(dim=1), minlength=seen.probs.shape[1]) / len(seen.probs)
+    return float(torch.special.entr(shares).sum()) / math.log(len(shares))

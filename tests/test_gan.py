@@ -1,0 +1,237 @@
+"""GANs through the same commands: training, resuming, judging, generating."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from compare import record, same
+from conftest import unless_given
+from PIL import Image
+
+import models
+from config import Config
+from data.loaders import Batch
+from data.transforms import Preprocess
+from engine.device import Device
+from engine.gan import AT_ONCE, LOSSES, Gan
+from engine.judge import Judge, difference, frechet
+from utils import checkpoint
+
+FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--nz=8", "--use-gpu=false"]
+FLAGS += ["--vis-port=None", "--amp=off"]
+CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
+GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
+
+
+@pytest.fixture
+def train(command, mnist, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*flags):
+        given = [] if any("resume" in f for f in flags) else [*unless_given(FLAGS, flags), f"--train-data-root={mnist}"]
+        code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
+        assert code in (0, 143), err
+        return out, sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)[-1]
+
+    yield run
+    torch.set_num_threads(before)
+
+
+def gan(**options) -> Gan:
+    torch.manual_seed(0)
+    return Gan(models.build("MNISTGAN", 1, nz=8), ["image"], GREY, CPU, Config(**options), items=[])
+
+
+def batch(count=6) -> Batch:
+    images = torch.randint(0, 256, (count, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Batch(images, torch.zeros(count, dtype=torch.int64), torch.arange(count))
+
+
+# ---- nets
+
+
+@pytest.mark.parametrize("name, side, channels", [("AnimeGAN", 96, 3), ("MNISTGAN", 28, 1)])
+def test_shapes(name, side, channels):
+    net = models.build(name, 1, side, channels=channels, nz=10, ngf=4, ndf=4)
+    images = net.generator(torch.randn(2, 10, 1, 1))
+    assert images.shape == (2, channels, side, side) and images.abs().max() <= 1
+    assert net(images).shape == (2,)
+
+
+def test_the_sides_of_the_animegan_are_those_of_the_book():
+    net, sides = models.build("AnimeGAN", 1, ngf=2, ndf=2, nz=3), []
+    for layer in [*net.generator, *net.discriminator]:
+        layer.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
+    net(net.generator(torch.randn(1, 3, 1, 1)))
+    assert list(dict.fromkeys(sides)) == [4, 8, 16, 32, 96, 1]
+
+
+# ---- the step
+
+
+def test_a_step_is_that_of_two_separate_backwards():
+    one, other = gan(), gan()
+    torch.manual_seed(5)
+    figures = one.train_step(batch())
+    torch.manual_seed(5)
+    net, real = other.net.train(), other._images(batch())
+    fake = net.generator(torch.randn(6, 8, 1, 1))
+    d_loss = LOSSES["bce"](net(real), net(fake.detach()))["discriminator"]
+    g_loss = LOSSES["bce"](net(real), net(fake))["generator"]
+    d_grads = torch.autograd.grad(d_loss, list(net.discriminator.parameters()))
+    g_grads = torch.autograd.grad(g_loss, list(net.generator.parameters()))
+    for part, grads in ((net.discriminator, d_grads), (net.generator, g_grads)):
+        for p, grad in zip(part.parameters(), grads, strict=True):
+            p.grad = grad
+    for optimizer in other.optimizers.values():
+        optimizer.step()
+    assert float(figures["generator_loss"]) == pytest.approx(g_loss.item(), rel=1e-5)
+    for p, q in zip(one.net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options, moves", [({"g_every": 3}, [1, 0, 0, 1]), ({"d_every": 2}, [1, 0, 1, 0])])
+def test_each_net_learns_as_often_as_asked(options, moves):
+    one = gan(**options)
+    part = one.net.generator if "g_every" in options else one.net.discriminator
+    other = one.net.discriminator if "g_every" in options else one.net.generator
+    for moved in moves:
+        before = [[p.detach().clone() for p in net.parameters()] for net in (part, other)]
+        one.train_step(batch())
+        after = [list(net.parameters()) for net in (part, other)]
+        assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True)) == (not moved)
+        assert not all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
+
+
+# ---- through the commands
+
+
+def test_a_gan_trains_on_fewer_images_than_a_batch(command, dogcat, tmp_path):
+    words = ["--dataset=Unlabelled", f"--train-data-root={dogcat}/train", "--model=AnimeGAN", "--image-size=96"]
+    words += ["--nz=8", "--ngf=4", "--ndf=4", "--batch-size=256", "--max-epoch=2", "--num-workers=0", "--use-gpu=false"]
+    code, out, err = command("train", *words, "--vis-port=None", f"--checkpoint-dir={tmp_path}")
+    assert code == 0, err
+    (run,) = tmp_path.iterdir()
+    assert "Fréchet distance" in out and "main.py generate --load-path=" in out
+    steps = [event for event in record(run) if event["kind"] == "step"]
+    assert len(steps) == 2 and all(np.isfinite(event["generator_loss"]) for event in steps)
+    assert Image.open(run / "samples" / "generated_002.png").size == (8 * 98 - 2, 8 * 98 - 2)
+
+
+@pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--gan-loss=hinge")])
+def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
+    whole = train(*flags)[1]
+    original, calls = Gan.train_step, []
+
+    def step(self, batch):
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gan, "train_step", step)
+        run = train(*flags)[1]
+    assert run != whole and checkpoint.read(run / "last.pth")["step"] == 5
+    train(f"--resume={run}")
+    assert record(run) == record(whole)
+    for name in ("last.pth", "best.pth"):
+        one, other = checkpoint.read(run / name), checkpoint.read(whole / name)
+        assert all(same(one[key], other[key]) for key in one.keys() - {"config"})
+    for path in (whole / "samples").iterdir():
+        assert path.read_bytes() == (run / "samples" / path.name).read_bytes()
+
+
+def test_val_of_a_gan_and_what_the_other_commands_say(train, command, mnist, tmp_path):
+    run = train()[1]
+    code, out, err = command("val", f"--load-path={run}")
+    assert code == 0 and "distance of noise" in out, err
+    assert {"distance", "variety", "distance_of_real"} <= json.loads((run / "val_best.json").read_text()).keys()
+    code, _, err = command("test", f"--load-path={run}", f"--test-data-root={mnist}")
+    assert code == 2 and err.count("\n") == 1
+    (tmp_path / "a.png").write_bytes((run / "samples" / "generated_001.png").read_bytes())
+    code, _, err = command("test", f"--load-path={run}", f"--test-data-root={tmp_path / 'a.png'}")
+    assert (code, err) == (2, "main.py: MNISTGAN labels no images: it makes them; use generate\n")
+
+
+def test_a_classifier_makes_no_images(command, tiny_run, tmp_path):
+    code, _, err = command("generate", f"--load-path={tiny_run}", f"--gen-img={tmp_path / 'a.png'}")
+    assert (code, err) == (2, "main.py: resnet18 makes no images: it labels them; use test\n")
+
+
+def test_generate(train, command, tmp_path):
+    run = train("--max-epoch=1")[1]
+
+    def made(name, *flags):
+        where = tmp_path / name
+        code, out, err = command(
+            "generate", f"--load-path={run}", "--gen-num=5", "--gen-search-num=90", f"--gen-img={where}", *flags
+        )
+        assert code == 0, err
+        return where.read_bytes()
+
+    first = made("a.png")
+    assert first == made("b.png") != made("c.png", "--seed=1")
+    assert first != made("d.png", "--gen-std=0.5") and first != made("e.png", "--gen-mean=1")
+    made("f.png", f"--gen-folder={tmp_path / 'single'}", f"--gen-walk={tmp_path / 'walk.gif'}")
+    assert sorted(path.name for path in (tmp_path / "single").iterdir()) == [f"{i:04d}.png" for i in range(5)]
+    assert Image.open(tmp_path / "walk.gif").n_frames > 30
+    code, _, err = command("generate", f"--load-path={run}", "--gen-num=5", "--gen-search-num=4")
+    assert code == 2 and "search more, or keep less" in err
+
+
+def test_the_best_of_many_are_kept_and_few_are_in_memory():
+    one, seen = gan(gen_num=3, gen_search_num=200), []
+    made = torch.cat([one.make(noise)[0] for noise in one.noises(200, 0)])
+    liked = torch.cat([one.make(noise)[1] for noise in one.noises(200, 0)])
+    one.net.generator.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    best = one.best(3, 200)
+    assert np.array_equal(best, made[liked.argsort(descending=True, stable=True)[:3]].numpy())
+    assert sum(seen) == 200 and max(seen) == AT_ONCE
+
+
+# ---- the judge
+
+
+def digits(count, generator):
+    """Bright bars at random places in noise."""
+    images = torch.randint(0, 80, (count, 28, 28, 1), dtype=torch.uint8, generator=generator)
+    for image, place in zip(images, torch.randint(0, 24, (count,), generator=generator).tolist(), strict=True):
+        image[place : place + 4] = 250
+    return images
+
+
+def test_the_judge_tells_real_noise_and_a_collapsed_generator_apart():
+    judge, rng = Judge(None, GREY, CPU), torch.Generator().manual_seed(0)
+    real, others = (judge.look(digits(300, rng).split(64)) for _ in range(2))
+    noise = judge.look([torch.randint(0, 256, (300, 28, 28, 1), dtype=torch.uint8, generator=rng)])
+    one = digits(1, rng).repeat(300, 1, 1, 1)
+    collapsed = judge.look([one + torch.randint(0, 3, one.shape, dtype=torch.uint8, generator=rng)])
+    good, bad, flat = (judge.compare(real, seen) for seen in (others, noise, collapsed))
+    assert good["distance"] * 5 < min(bad["distance"], flat["distance"])
+    assert good["variety"] == pytest.approx(1, abs=0.1) and flat["variety"] < 0.1
+    assert judge.doubt(good) is None and "collapsed" in judge.doubt(flat)
+
+
+def test_the_distance_of_two_normal_clouds_is_known():
+    rng = torch.Generator().manual_seed(0)
+    some, others = torch.randn(20000, 4, generator=rng), torch.randn(20000, 4, generator=rng) * 2 + 1
+    assert frechet(some, others) == pytest.approx(4 * 1 + 4 * (1 - 2) ** 2, rel=0.05)
+
+
+def test_difference_by_hand():
+    images = torch.tensor([0, 10, 20], dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 1)
+    assert difference(images) == pytest.approx(((100 + 400 + 100) / 3) ** 0.5)
+
+
+def test_a_classifier_as_the_judge(train, command):
+    judge = train("--model=DigitNet", "--batch-size=16", "--max-epoch=4")[1]
+    run = train("--max-epoch=1")[1]
+    code, out, err = command("val", f"--load-path={run}", f"--judge={judge}")
+    assert code == 0, err
+    figures = json.loads((run / "val_best.json").read_text())
+    assert figures["real_confidence"] > 0.5 and figures["real_spread"] > 0.95
+    assert 0 <= figures["spread"] <= 1 and "real spread" in out
