@@ -40,7 +40,7 @@ class Unlabelled(ImageData):
 
     layout = "two images or more"
     mean, std, min_crop = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0
-    val_part = 0.1
+    image_size, val_part = 96, 0.1
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
         return ["image"], sorted((path, 0) for path in files_below(root) if is_image(path))

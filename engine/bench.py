@@ -1,5 +1,6 @@
 """How fast training is here: the plain tutorial loop, this program's epoch, the bare step; side by side."""
 
+import copy
 import statistics
 import tempfile
 import time
@@ -7,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-import models
 from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
@@ -39,7 +38,7 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
         run = Run(Path(folder), [])
         ours = lambda: Training(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731
         rivals = {
-            "tutorial loop": tutorial_epoch(opt, dataset, task.device.device, Path(folder)),
+            "tutorial loop": tutorial_epoch(opt, dataset, task, Path(folder)),
             "this program": ours,
             "bare step": bare_epoch(task, train),
         }
@@ -69,30 +68,29 @@ def _row(title: str, rates: dict[str, float]) -> str:
     return f"{title:<8}" + "".join(f"  {name} {rate:.1f} img/s" for name, rate in rates.items())
 
 
-def tutorial_epoch(opt: Config, dataset: ImageData, device: torch.device, folder: Path) -> Callable[[], None]:
+def tutorial_epoch(opt: Config, dataset: ImageData, task: Task, folder: Path) -> Callable[[], None]:
     """The loop of the usual tutorials: float32, PIL, Adam, torchvision's data set, DataLoader with two workers."""
+    device = task.device.device
     steps = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
     if dataset.pixels(dataset.items[:1]) is None:
         for number, (path, label) in enumerate(dataset.items):
             target = folder / dataset.classes[label] / f"{number}{path.suffix}"
             target.parent.mkdir(exist_ok=True)
             target.symlink_to(path.resolve())
-        steps = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip(), *steps]
+        crops = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip()]
+        whole = [transforms.Resize(opt.image_size), transforms.CenterCrop(opt.image_size)]
+        steps = (crops if opt.min_crop < 1 else whole) + steps
         images = datasets.ImageFolder(str(folder), transforms.Compose(steps))
     else:
         source = getattr(datasets, opt.dataset)(dataset.root, transform=transforms.Compose(steps))
         images = Subset(source, [int(path.name) for path, _ in dataset.items])
     loader = DataLoader(images, batch_size=opt.batch_size, shuffle=True, num_workers=2)
-    net = models.build(opt.model, len(dataset.classes), opt.image_size, channels=dataset.channels).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=opt.lr)
+    net = copy.deepcopy(task.net).to(memory_format=torch.contiguous_format).train()
+    step = task.tutorial_step(net, opt)
 
     def epoch() -> None:
-        net.train()
         for x, y in loader:
-            loss = nn.functional.cross_entropy(net(x.to(device)), y.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(x.to(device), y.to(device))
 
     return epoch
 

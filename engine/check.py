@@ -166,10 +166,11 @@ def step(task: Task, loader: EpochLoader, opt: Config) -> list[str]:
     start = time.monotonic()
     try:
         with memory_told(opt, opt.image_size):
-            loss = float(task.train_step(batch)["loss"])
+            figures = task.train_step(batch)
     except Failure as e:
         return [str(e)]
-    row("one step", f"{opt.model}, {len(batch)} images: loss {loss:.4f}, {time.monotonic() - start:.1f} s with warm-up")
+    told = ", ".join(f"{name.replace('_', ' ')} {float(value):.4f}" for name, value in figures.items())
+    row("one step", f"{opt.model}, {len(batch)} images: {told}, {time.monotonic() - start:.1f} s with warm-up")
     return []
 
 

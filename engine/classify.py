@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -81,6 +81,18 @@ class Classify(Task):
         if self.average:
             self.average.update_parameters(self.net)
         return {"loss": loss, "accuracy": right / len(batch)}
+
+    @staticmethod
+    def tutorial_step(net: BasicModule, opt: Config) -> Callable[[torch.Tensor, torch.Tensor], None]:
+        optimizer = torch.optim.Adam(net.parameters(), lr=opt.lr)
+
+        def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+            loss = F.cross_entropy(net(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return step
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
         net = self.judged.eval()

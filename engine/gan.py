@@ -1,6 +1,6 @@
 """The task of making images: a generator against a discriminator."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,29 @@ class Gan(Task):
     def _gradients(loss: torch.Tensor, part: nn.Module, again: bool) -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(loss, list(part.parameters()), retain_graph=again)
 
+    @staticmethod
+    def tutorial_step(net: BasicModule, opt: Config) -> Callable[[torch.Tensor, torch.Tensor], None]:
+        """The book's: real images, other generated ones for each net, three backward passes."""
+        betas = (opt.beta1, 0.999)
+        of_generator = torch.optim.Adam(net.generator.parameters(), opt.lr1, betas)
+        of_discriminator = torch.optim.Adam(net.discriminator.parameters(), opt.lr2, betas)
+
+        def loss(images: torch.Tensor, label: float) -> torch.Tensor:
+            logits = net(images)
+            return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+        def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+            noise = (torch.randn(len(images), net.nz, 1, 1, device=images.device) for _ in range(2))
+            of_discriminator.zero_grad()
+            loss(images, 1).backward()
+            loss(net.generator(next(noise)).detach(), 0).backward()
+            of_discriminator.step()
+            of_generator.zero_grad()
+            loss(net.generator(next(noise)), 1).backward()
+            of_generator.step()
+
+        return step
+
     def evaluate(self, batches: Iterable[Batch]) -> dict:
         """Generated images against real ones: as many, or with --judge JUDGED."""
         real = self.judge.look(batch.images for batch in batches)
@@ -181,7 +204,7 @@ class Gan(Task):
         return self.judge.table(figures)
 
     def praise(self, score: float) -> str:
-        return f"Fréchet distance {-score:.3f}"
+        return f"Fréchet distance {-score:.3g}"
 
     def next_steps(self, folder: str) -> list[str]:
         return [f"python main.py val --load-path={folder}", f"python main.py generate --load-path={folder}"]

@@ -12,7 +12,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 import models
 from data.transforms import Preprocess
 from engine.device import Device
+from models.basic_module import BasicModule
 from utils import checkpoint
+from utils.errors import UsageError
 
 PAIRED = 256  # images of each kind whose distances are taken
 COLLAPSED = 0.5  # of the real images' mean distance
@@ -27,27 +29,15 @@ class Seen:
     some: torch.Tensor
 
 
-class Features(nn.Module):
-    """What goes into a classifier's last linear layer: (N, C, S, S) normalized -> (N, num_features)."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
-        self.num_features = last.in_features
-        last.register_forward_pre_hook(lambda module, inputs: setattr(self, "seen", inputs[0]))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.logits = self.net(images)
-        return self.seen.flatten(1).float()
-
-
 class Judge:
-    """Compares generated images with real ones by a net's features.
+    """Compares generated images with real ones by a net's features: what goes into its last linear layer.
 
     Args:
         path: a run of a classifier; None: a CifarNet of fixed random weights looks at them at 32 x 32.
         preprocess: of the images.
+
+    Raises:
+        UsageError: no such run, or not of a classifier that can look at such images.
     """
 
     def __init__(self, path: str | None, preprocess: Preprocess, device: Device) -> None:
@@ -58,29 +48,25 @@ class Judge:
                 net = models.build("CifarNet", 10, 32, channels=channels)
             self.preprocess = Preprocess(32, 1.0, preprocess.mean, preprocess.std)
         else:
-            content = checkpoint.read(checkpoint.find(path))
-            self.preprocess = Preprocess(**content["preprocess"])
-            net = models.build(
-                content["model"],
-                content["num_classes"],
-                self.preprocess.image_size,
-                channels=len(self.preprocess.mean),
-            )
-            checkpoint.load_net(net, content, path)
-        self.features = Features(net.eval().to(device.device, memory_format=device.memory_format))
+            net, self.preprocess = classifier(path, channels)
+        self.net = net.eval().to(device.device, memory_format=device.memory_format)
+        linear = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+        if not linear:
+            raise UsageError(f"--judge={path} holds {net.model_name}, which has no linear layer to take features from")
+        linear[-1].register_forward_pre_hook(lambda layer, inputs: setattr(self, "features", inputs[0]))
 
     @torch.inference_mode()
     def look(self, parts: Iterable[torch.Tensor]) -> Seen:
         """Looks at images that come in parts (n, S, S, C) uint8."""
         features, probs, some = [], [], []
+        channels, side = len(self.preprocess.mean), self.preprocess.image_size
         for images in parts:
-            x = self.preprocess.normalize(images.to(self.device.device))
-            x = x.expand(-1, self.features.net.in_channels, -1, -1) if x.shape[1] == 1 else x
-            side = self.preprocess.image_size
+            x = self.preprocess.normalize(images.to(self.device.device).expand(-1, -1, -1, channels))
             if x.shape[3] != side:
                 x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-            features.append(self.features(x).cpu())
-            probs.append(self.features.logits.float().softmax(dim=1).cpu())
+            logits = self.net(x.expand(-1, self.net.in_channels, -1, -1))  # a net of 3 may have learned from grey
+            features.append(self.features.flatten(1).float().cpu())
+            probs.append(logits.float().softmax(dim=1).cpu())
             if sum(map(len, some)) < PAIRED:
                 some.append(images.cpu())
         return Seen(torch.cat(features), torch.cat(probs), torch.cat(some)[:PAIRED])
@@ -102,15 +88,18 @@ class Judge:
     def bounds(self, real: Seen) -> dict:
         """What to hold a distance against: that of one half of the real images to the other, and that of noise."""
         half = len(real.features) // 2
-        noise = torch.randint(0, 256, real.some.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        seen = self.look(noise.split(64))
+        rng = torch.Generator().manual_seed(0)
+        sizes = [len(part) for part in real.features.split(64)]
+        seen = self.look(
+            torch.randint(0, 256, (n, *real.some.shape[1:]), dtype=torch.uint8, generator=rng) for n in sizes
+        )
         return {
             "distance_of_real": frechet(real.features[:half], real.features[half:]),
             "distance_of_noise": frechet(real.features, seen.features),
         }
 
     def one_line(self, figures: dict) -> str:
-        return f"Fréchet distance {figures['distance']:.3f}  variety {figures['variety']:.2f}"
+        return f"Fréchet distance {figures['distance']:.3g}  variety {figures['variety']:.2f}"
 
     def doubt(self, figures: dict) -> str | None:
         if figures["variety"] >= COLLAPSED:
@@ -123,6 +112,20 @@ class Judge:
     def table(self, figures: dict) -> str:
         lines = [f"{name.replace('_', ' '):<18} {value:.4f}" for name, value in figures.items() if name != "score"]
         return "\n".join([*lines, *filter(None, [self.doubt(figures)])])
+
+
+def classifier(path: str, channels: int) -> tuple[BasicModule, Preprocess]:
+    """The net of a run, for images of so many channels, and what its images go through."""
+    content = checkpoint.read(checkpoint.find(path))
+    if content.get("num_classes") is None or "preprocess" not in content:
+        raise UsageError(f"--judge={path} holds no classifier's run: give the folder of one")
+    preprocess = Preprocess(**content["preprocess"])
+    own = len(preprocess.mean)
+    if channels not in (1, own):
+        raise UsageError(f"--judge={path} has learned from grey images, and these are in colour: give another one")
+    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=own)
+    checkpoint.load_net(net, content, path)
+    return net, preprocess
 
 
 def frechet(some: torch.Tensor, others: torch.Tensor) -> float:

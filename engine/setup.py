@@ -14,7 +14,7 @@ from data.loaders import Batches, EpochLoader, Loader
 from data.transforms import Preprocess
 from engine.device import Device, pick
 from engine.recipe import class_weights, smaller
-from engine.task import Task, task_of
+from engine.task import Task, task_for
 from utils import checkpoint
 from utils.errors import UsageError
 
@@ -52,8 +52,7 @@ def training(
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
     pretrained = opt.pretrained and not past
-    sizes = gan_sizes(opt)
-    net = models.build(opt.model, num_classes, opt.image_size, pretrained, weights, dataset.channels, **sizes)
+    net = models.build(opt.model, num_classes, opt.image_size, pretrained, weights, dataset.channels, **sizes(opt))
     if start_from and not opt.pretrained:
         net.load(start_from)
     preprocess = Preprocess(opt.image_size, opt.min_crop, dataset.mean, dataset.std)
@@ -61,7 +60,7 @@ def training(
     train = train_loader(opt, dataset, train_items, preprocess, device)
     if not (past or start_from or pretrained):
         net.begin_with(lambda: preprocess.normalize(next(iter(train.at(0))).images))
-    task = task_of(net)(net, dataset.classes, preprocess, device, opt, train_items)
+    task = task_for(net, opt)(net, dataset.classes, preprocess, device, opt, train_items)
     if past:
         checkpoint.load_net(net, past, "the saved run")
         task.load_state_dict(past)
@@ -86,15 +85,14 @@ def judge(opt: Config, content: dict) -> Task:
     """The task of a checkpoint's `content`, ready to evaluate and predict."""
     preprocess = Preprocess(**content["preprocess"])
     channels = len(preprocess.mean)
-    sizes = gan_sizes(opt)
-    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels, **sizes)
+    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels, **sizes(opt))
     checkpoint.load_net(net, content, opt.load_path)
-    return task_of(net)(net, content["classes"], preprocess, pick(opt), opt)
+    return task_for(net, opt)(net, content["classes"], preprocess, pick(opt), opt)
 
 
-def gan_sizes(opt: Config) -> dict[str, int]:
-    """The options that a model may take as arguments."""
-    return {"nz": opt.nz, "ngf": opt.ngf, "ndf": opt.ndf}
+def sizes(opt: Config) -> dict[str, int]:
+    """What the options say of the net's own sizes."""
+    return {name: value for name in ("nz", "ngf", "ndf") if (value := getattr(opt, name)) is not None}
 
 
 def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device) -> EpochLoader:

@@ -1,13 +1,13 @@
 """What the loop trains. A task owns its nets, its optimizers and its step; the loop never looks inside."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from config import Config
+from config import Config, dashed
 from data.image_data import Items
 from data.loaders import Batch
 from data.transforms import Preprocess
@@ -83,6 +83,11 @@ class Task:
         """What to type after a training into `folder`."""
         raise NotImplementedError
 
+    @staticmethod
+    def tutorial_step(net: BasicModule, opt: Config) -> Callable[[torch.Tensor, torch.Tensor], None]:
+        """For `bench`: the step of (images, labels) that the usual tutorial would write for this net."""
+        raise NotImplementedError
+
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
         """For `test`: yields each batch with its logits, (N, K) float32 on the CPU; one batch in memory at a time."""
         raise UsageError(f"{self.net.model_name} labels no images: it makes them; use generate")
@@ -108,10 +113,20 @@ class Task:
         raise NotImplementedError
 
 
-def task_of(net: BasicModule) -> type[Task]:
-    """The task that a model belongs to."""
-    entry = registry.scan(Path(__file__).parent, base="Task")[net.task]
-    return getattr(import_module(entry.module), entry.name)
+def task_for(net: BasicModule, opt: Config) -> type[Task]:
+    """The task that a model belongs to.
+
+    Raises:
+        UsageError: an option of another task is set.
+    """
+    tasks = registry.scan(Path(__file__).parent, base="Task")
+    foreign = {name.lower() for name in tasks} - {net.task.lower()}
+    for name, field in Config.model_fields.items():
+        group, value = field.json_schema_extra["group"], getattr(opt, name)
+        if group in foreign and value != field.default:
+            whose = f"of the options {group}, and this model has those of {net.task.lower()}"
+            raise UsageError(f"--{dashed(name)}={value} has no effect on {net.model_name}: it is {whose} (see help)")
+    return getattr(import_module(tasks[net.task].module), net.task)
 
 
 def check_finite(loss: torch.Tensor, *nets: torch.nn.Module) -> None:

@@ -10,11 +10,13 @@ import importlib
 import importlib.util
 import inspect
 import re
+from collections.abc import Container, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import registry
+from utils.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,18 +88,20 @@ def build(
         pretrained: start from torchvision's ImageNet weights, all but a head of another class count.
         weights: a local file with such weights (or a checkpoint of ours), in place of torchvision's cache.
         channels: of the images, for nets that are built for a number of them; the others take 3.
-        sizes: further arguments, for the models of this folder that take them.
+        sizes: further arguments, which the model must take.
 
     Raises:
-        UsageError: no such model, no such weights, or weights that do not fit.
+        UsageError: no such model, size or weights, or weights that do not fit.
     """
     name = find(name)
     if name in entries():
-        arguments = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size, **sizes}
-        net = _fitted(__getattr__(name), **arguments)
+        model = __getattr__(name)
+        _check_sizes(name, sizes, inspect.signature(model).parameters)
+        net = _fitted(model, num_classes=num_classes, in_channels=channels, image_size=image_size, **sizes)
     else:
         from models import torchvision_models
 
+        _check_sizes(name, sizes, ())
         net = torchvision_models.build(name, num_classes, image_size)
     if weights or pretrained:
         from models import pretrained as source
@@ -105,6 +109,12 @@ def build(
         content, path = source.read(weights) if weights else source.fetch(net)
         source.load(net, content, path)
     return net
+
+
+def _check_sizes(name: str, sizes: Iterable[str], taken: Container[str]) -> None:
+    for size in sizes:
+        if size not in taken:
+            raise UsageError(f"--{size} has no effect on {name}: leave it out")
 
 
 def _fitted(model: type, **arguments: int) -> "nn.Module":

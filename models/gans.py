@@ -4,18 +4,30 @@ import torch
 from torch import nn
 
 from models.basic_module import BasicModule
+from utils.errors import UsageError
 
 
 class _GAN(BasicModule):
     """A generator from noise (N, nz, 1, 1) to images (N, C, S, S) in [-1, 1], and a discriminator of such images.
 
     Called, it is the discriminator: images (N, C, S, S) -> logits (N,), above 0 where it takes them for real.
+
+    Raises:
+        UsageError: C or S is not the net's own.
     """
 
     task = "Gan"
+    side: int  # S
     nz: int
     generator: nn.Module
     discriminator: nn.Module
+
+    def __init__(self, nz: int, image_size: int, in_channels: int):
+        super().__init__()
+        self.nz = nz
+        for what, own, given in (("pixels a side", self.side, image_size), ("channels", self.in_channels, in_channels)):
+            if own != given:
+                raise UsageError(f"{self.model_name} makes images of {own} {what}, and the data set has {given}")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.discriminator(images).flatten()
@@ -30,9 +42,10 @@ class AnimeGAN(_GAN):
         nz: length of the noise. ngf, ndf: channels at side 32 of the generator and the discriminator.
     """
 
-    def __init__(self, nz: int = 100, ngf: int = 64, ndf: int = 64):
-        super().__init__()
-        self.nz = nz
+    side = 96
+
+    def __init__(self, nz: int = 100, ngf: int = 64, ndf: int = 64, image_size: int = 96, in_channels: int = 3):
+        super().__init__(nz, image_size, in_channels)
         self.generator = nn.Sequential(
             *_grow(nz, 8 * ngf, stride=1, padding=0),  # 4 x 4
             *_grow(8 * ngf, 4 * ngf),
@@ -61,11 +74,10 @@ class MNISTGAN(_GAN):
         nz: length of the noise.
     """
 
-    in_channels = 1
+    side, in_channels = 28, 1
 
-    def __init__(self, nz: int = 100):
-        super().__init__()
-        self.nz = nz
+    def __init__(self, nz: int = 100, image_size: int = 28, in_channels: int = 1):
+        super().__init__(nz, image_size, in_channels)
         self.generator = nn.Sequential(
             nn.Flatten(),
             nn.Linear(nz, 56 * 56),

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 import main
+import models
+from config import Config
 from data import drawing
+from utils import presets
 
 # What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -122,3 +125,10 @@ def mnist(tmp_path_factory) -> Path:
         write_idx(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
         write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels)
     return root
+
+
+def presets_of(task: str) -> list[str]:
+    """The presets whose model belongs to the task."""
+    names = {name: presets.read(name).get("model", (Config().model, ""))[0] for name in presets.names()}
+    tasks = {name: getattr(getattr(models, model, None), "task", "Classify") for name, model in names.items()}
+    return [name for name in names if tasks[name] == task]

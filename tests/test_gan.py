@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compare import record, same
-from conftest import unless_given
+from conftest import presets_of, unless_given
 from PIL import Image
 
 import models
@@ -17,7 +17,7 @@ from data.transforms import Preprocess
 from engine.device import Device
 from engine.gan import AT_ONCE, LOSSES, Gan
 from engine.judge import Judge, difference, frechet
-from utils import checkpoint
+from utils import checkpoint, presets
 
 FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--nz=8", "--use-gpu=false"]
 FLAGS += ["--vis-port=None", "--amp=off"]
@@ -42,7 +42,7 @@ def train(command, mnist, tmp_path):
 
 def gan(**options) -> Gan:
     torch.manual_seed(0)
-    return Gan(models.build("MNISTGAN", 1, nz=8), ["image"], GREY, CPU, Config(**options), items=[])
+    return Gan(models.build("MNISTGAN", 1, 28, channels=1, nz=8), ["image"], GREY, CPU, Config(**options), items=[])
 
 
 def batch(count=6) -> Batch:
@@ -55,14 +55,15 @@ def batch(count=6) -> Batch:
 
 @pytest.mark.parametrize("name, side, channels", [("AnimeGAN", 96, 3), ("MNISTGAN", 28, 1)])
 def test_shapes(name, side, channels):
-    net = models.build(name, 1, side, channels=channels, nz=10, ngf=4, ndf=4)
+    sizes = {"ngf": 4, "ndf": 4} if name == "AnimeGAN" else {}
+    net = models.build(name, 1, side, channels=channels, nz=10, **sizes)
     images = net.generator(torch.randn(2, 10, 1, 1))
     assert images.shape == (2, channels, side, side) and images.abs().max() <= 1
     assert net(images).shape == (2,)
 
 
 def test_the_sides_of_the_animegan_are_those_of_the_book():
-    net, sides = models.build("AnimeGAN", 1, ngf=2, ndf=2, nz=3), []
+    net, sides = models.build("AnimeGAN", 1, 96, ngf=2, ndf=2, nz=3), []
     for layer in [*net.generator, *net.discriminator]:
         layer.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
     net(net.generator(torch.randn(1, 3, 1, 1)))
@@ -191,6 +192,44 @@ def test_the_best_of_many_are_kept_and_few_are_in_memory():
     best = one.best(3, 200)
     assert np.array_equal(best, made[liked.argsort(descending=True, stable=True)[:3]].numpy())
     assert sum(seen) == 200 and max(seen) == AT_ONCE
+
+
+@pytest.mark.parametrize("name", presets_of("Gan"))
+def test_every_preset_of_a_gan_runs(name, dogcat, mnist, tmp_path, command):
+    root = mnist if presets.read(name)["dataset"][0] == "MNIST" else dogcat / "train"
+    words = [f"--train-data-root={root}", "--max-epoch=1", "--vis-port=None", f"--checkpoint-dir={tmp_path / 'runs'}"]
+    code, out, err = command("train", f"--config={name}", *words)
+    assert code == 0 and "main.py generate --load-path=" in out, err
+    assert command("val", "--load-path=last", words[-1])[0] == 0
+    picture = tmp_path / "picture.png"
+    assert command("generate", "--load-path=last", words[-1], "--gen-search-num=64", f"--gen-img={picture}")[0] == 0
+    assert picture.exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model=MNISTGAN", "--lr=0.1"], "--lr=0.1 has no effect on MNISTGAN: it is of the options classify"),
+        (["--model=LeNet", "--lr1=0.1"], "--lr1=0.1 has no effect on LeNet: it is of the options gan"),
+        (["--model=MNISTGAN", "--ngf=8"], "--ngf has no effect on MNISTGAN: leave it out"),
+        (["--model=resnet18", "--nz=8"], "--nz has no effect on resnet18: leave it out"),
+        (
+            ["--model=AnimeGAN"],
+            "AnimeGAN cannot take images of 28x28 pixels: of the usual sizes the smallest",
+        ),
+        (["--model=AnimeGAN", "--image-size=96"], "AnimeGAN makes images of 3 channels, and the data set has 1"),
+        (["--model=MNISTGAN", "--judge={weights}"], "--judge={weights} holds no classifier's run"),
+        (["--model=MNISTGAN", "--judge={weights}/none"], "no checkpoint {weights}/none"),
+    ],
+)
+def test_what_does_not_fit_a_gan_is_refused(words, message, command, mnist, tmp_path):
+    weights = models.build("LeNet", 3).save(tmp_path / "weights.pth")
+    words = [word.format(weights=weights) for word in words]
+    code, _, err = command(
+        "train", "--dataset=MNIST", f"--train-data-root={mnist}", *words, f"--checkpoint-dir={tmp_path / 'runs'}"
+    )
+    assert code == 2 and message.format(weights=weights) in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 # ---- the judge

@@ -1,6 +1,7 @@
 """The parts of a recipe: what each changes of a training step, of the weights and of what is judged."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,20 +13,19 @@ from data.loaders import Batch, Batches
 from data.transforms import Preprocess
 from engine.classify import Classify
 from engine.device import Device
-from engine.recipe import moving_average
+from engine.recipe import class_weights, moving_average
 from engine.schedule import Schedule
-from engine.setup import class_weights
 from models.basic_module import BasicModule
 from utils.muon import Muon
 
 CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
 
 
-def task(net=None, weights=None, **options) -> Classify:
+def task(net=None, labels=(0, 1, 2), **options) -> Classify:
     torch.manual_seed(0)
     opt = Config(**{"optimizer": "SGD", "momentum": 0, "weight_decay": 0, "lr": 0.1} | options)
     net = net or models.build("LeNet", 3, 16)
-    return Classify(net, ["a", "b", "c"], Preprocess(16), CPU, opt, learn=True, weights=weights)
+    return Classify(net, ["a", "b", "c"], Preprocess(16), CPU, opt, [(Path(), label) for label in labels])
 
 
 def batch(count=7) -> Batch:
@@ -104,9 +104,12 @@ def test_mixing_depends_on_the_steps_number_alone(options):
 
 def test_smoothed_labels_and_weighted_classes_are_in_the_loss():
     logits = task().net(Preprocess(16).normalize(batch().images)).detach()
-    for options, weights in (({"label_smoothing": 0.2}, None), ({}, torch.tensor([1.0, 5.0, 0.2]))):
-        expected = nn.functional.cross_entropy(logits, batch().labels, weights, **options)
-        torch.testing.assert_close(task(weights=weights, **options).train_step(batch())["loss"], expected)
+    unequal = [0] * 10 + [1] * 2 + [2] * 50
+    cases = [({"label_smoothing": 0.2}, {"label_smoothing": 0.2})]
+    cases.append(({"balance": "loss", "labels": unequal}, {"weight": torch.tensor([62 / 30, 62 / 6, 62 / 150])}))
+    for options, meant in cases:
+        expected = nn.functional.cross_entropy(logits, batch().labels, **meant)
+        torch.testing.assert_close(task(**options).train_step(batch())["loss"], expected)
 
 
 def test_the_mirror_image_is_judged_too():

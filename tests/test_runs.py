@@ -17,7 +17,7 @@ import threading
 import pytest
 import torch
 import yaml
-from conftest import COUNT, ROOT, TINY, picture, train_in, unless_given
+from conftest import COUNT, ROOT, TINY, picture, presets_of, train_in, unless_given
 from PIL import Image
 from visdom_server import visdom_server
 
@@ -312,7 +312,7 @@ def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
     assert falls == (scheduler in ("cosine", "onecycle")) or scheduler == "plateau"
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets_of("Classify"))
 def test_every_preset_runs(name, dogcat, tmp_path, command, monkeypatch):
     """The whole way with the preset's model and recipe, on few small images."""
     monkeypatch.setattr(held, "CACHE", tmp_path / "cache")
