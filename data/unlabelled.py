@@ -38,12 +38,16 @@ def _is_number(path: Path, folder: Path) -> bool:
 class Unlabelled(ImageData):
     """Any images, in one folder or in sub-folders, without labels: for GANs."""
 
-    layout = "two images or more"
+    layout = "four images or more"
     mean, std, min_crop = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0
     image_size, val_part = 96, 0.1
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
         return ["image"], sorted((path, 0) for path in files_below(root) if is_image(path))
+
+    def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
+        """At least two images are for validation: what is judged is how they differ."""
+        return super().split(max(val_fraction or self.val_part, 2 / len(self.items)), seed)
 
     @classmethod
     def fits(cls, root: Path) -> bool:
@@ -51,4 +55,4 @@ class Unlabelled(ImageData):
 
     @staticmethod
     def _usable(classes: list[str], items: Items) -> bool:
-        return len(items) > 1
+        return len(items) >= 4

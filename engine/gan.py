@@ -69,7 +69,7 @@ class Gan(Task):
         with self.device.autocast():
             with torch.set_grad_enabled(learns["generator"]):
                 fake = net.generator(noise)
-            on_real, on_fake = net(real).float(), net(fake).float()
+            on_real, on_fake = self._score(real), self._score(fake)
         losses = LOSSES[opt.gan_loss](on_real, on_fake)
         for name in ("discriminator", "generator"):
             part = getattr(net, name)
@@ -91,6 +91,11 @@ class Gan(Task):
         with torch.no_grad():
             means = {"real": on_real.sigmoid().mean(), "fake": on_fake.sigmoid().mean()}
         return {f"{name}_loss": loss.detach() for name, loss in losses.items()} | means
+
+    def _score(self, images: torch.Tensor) -> torch.Tensor:
+        """The discriminator's logits (n,) float32, in training."""
+        seen = vary(images.float()) if self.opt.diff_augment else images
+        return self.net(seen.contiguous(memory_format=self.device.memory_format)).float()
 
     @staticmethod
     def _gradients(loss: torch.Tensor, part: nn.Module, again: bool) -> tuple[torch.Tensor, ...]:
@@ -129,7 +134,7 @@ class Gan(Task):
     def images(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
         """Yields parts of `count` generated images, (n, S, S, C) uint8 on the CPU; the same seed gives the same."""
         for noise in self.noises(count, seed, mean, std):
-            yield self.make(noise)[0]
+            yield as_bytes(self.make(noise))
 
     def noises(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
         """Yields parts of `count` noises (n, nz, 1, 1), on the CPU."""
@@ -138,14 +143,16 @@ class Gan(Task):
             yield torch.randn(min(AT_ONCE, count - start), self.net.nz, 1, 1, generator=rng) * std + mean
 
     @torch.inference_mode()
-    def make(self, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, nz, 1, 1) -> images (n, S, S, C) uint8, and the discriminator's logits (n,), both on the CPU."""
-        generator, net = self.generator.eval(), self.net.eval()
+    def make(self, noise: torch.Tensor) -> torch.Tensor:
+        """(n, nz, 1, 1) -> images (n, C, S, S) in [-1, 1], on the device."""
         with self.device.autocast():
-            images = generator(noise.to(self.device.device))
-            scores = net(images).float()
-        pixels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).contiguous().cpu(), scores.cpu()
+            return self.generator.eval()(noise.to(self.device.device))
+
+    @torch.inference_mode()
+    def liked(self, images: torch.Tensor) -> torch.Tensor:
+        """The discriminator's logits (n,) of images (n, C, S, S) in [-1, 1], on the CPU."""
+        with self.device.autocast():
+            return self.net.eval()(images).float().cpu()
 
     def generate(self) -> list[str]:
         opt = self.opt
@@ -170,7 +177,8 @@ class Gan(Task):
         opt = self.opt
         images, scores = None, None
         for noise in watched(self.noises(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
-            made, liked = self.make(noise)
+            made = self.make(noise)
+            liked, made = self.liked(made), as_bytes(made)
             images = made if images is None else torch.cat([images, made])
             scores = liked if scores is None else torch.cat([scores, liked])
             order = scores.argsort(descending=True, stable=True)[:count]
@@ -180,10 +188,10 @@ class Gan(Task):
     def walk(self) -> np.ndarray:
         """(WALK, S, S, C) uint8: from one noise to another on a great circle, at even steps."""
         start, end = next(self.noises(2, self.opt.seed, self.opt.gen_mean, self.opt.gen_std))
-        angle = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).acos()
+        angle = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-0.999, 0.999).acos()
         steps = torch.linspace(0, 1, WALK)[:, None, None, None]
         noises = (((1 - steps) * angle).sin() * start + (steps * angle).sin() * end) / angle.sin()
-        return self.make(noises)[0].numpy()
+        return as_bytes(self.make(noises)).numpy()
 
     def _images(self, batch: Batch) -> torch.Tensor:
         """(N, C, S, S) float32 in [-1, 1]."""
@@ -234,6 +242,29 @@ class Gan(Task):
             optimizer.load_state_dict(state[f"{name}_optimizer"])
             for group, options in zip(optimizer.param_groups, chosen, strict=True):
                 group.update(options)
+
+
+def as_bytes(images: torch.Tensor) -> torch.Tensor:
+    """(N, C, S, S) in [-1, 1] -> (N, S, S, C) uint8 on the CPU."""
+    pixels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def vary(images: torch.Tensor) -> torch.Tensor:
+    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): each image (C, S, S) in a colour and place of its own.
+
+    Brighter by -0.5 to 0.5, of 0 to 2 times the saturation and 0.5 to 1.5 times the contrast, moved by up to an eighth
+    of its side. Gradients pass; the randomness comes from torch's global generator of the CPU.
+    """
+    count, side = len(images), images.shape[3]
+    brighter, saturation, contrast = torch.rand(3, count, 1, 1, 1).to(images.device)
+    brighter, saturation, contrast = brighter - 0.5, 2 * saturation, contrast + 0.5
+    grey = images.mean(1, keepdim=True)
+    mean = grey.mean((2, 3), keepdim=True)
+    rest = grey * ((1 - saturation) * contrast) + (mean * (1 - contrast) + brighter)
+    images = F.pad(images * (saturation * contrast) + rest, [side // 8] * 4)
+    corners = torch.randint(2 * (side // 8) + 1, (count, 2)).tolist()
+    return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
 
 
 def bce(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:

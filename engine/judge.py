@@ -17,7 +17,7 @@ from utils import checkpoint
 from utils.errors import UsageError
 
 PAIRED = 256  # images of each kind whose distances are taken
-COLLAPSED = 0.5  # of the real images' mean distance
+COLLAPSED = 0.3  # of the real images' mean difference
 
 
 @dataclass
@@ -79,7 +79,11 @@ class Judge:
         classes that it sees, from 0 (all of one) to 1 (all as often); and those of the real images.
         """
         distance = frechet(real.features, made.features)
-        figures = {"distance": distance, "variety": difference(made.some) / difference(real.some), "score": -distance}
+        figures = {
+            "distance": distance,
+            "variety": difference(made.some) / max(difference(real.some), 1e-9),
+            "score": -distance,
+        }
         if self.path:
             figures |= {"confidence": confidence(made), "spread": spread(made)}
             figures |= {"real_confidence": confidence(real), "real_spread": spread(real)}

@@ -7,20 +7,23 @@ import numpy as np
 import pytest
 import torch
 from compare import record, same
-from conftest import presets_of, unless_given
+from conftest import picture, presets_of, unless_given
 from PIL import Image
 
 import models
 from config import Config
 from data.loaders import Batch
 from data.transforms import Preprocess
+from engine import bench
 from engine.device import Device
-from engine.gan import AT_ONCE, LOSSES, Gan
+from engine.gan import AT_ONCE, LOSSES, Gan, vary
 from engine.judge import Judge, difference, frechet
 from utils import checkpoint, presets
 
 FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--nz=8", "--use-gpu=false"]
 FLAGS += ["--vis-port=None", "--amp=off"]
+SMALL = ["--dataset=Unlabelled", "--model=AnimeGAN", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=256"]
+SMALL += ["--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
 CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
 GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
 
@@ -107,13 +110,27 @@ def test_each_net_learns_as_often_as_asked(options, moves):
         assert not all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
 
 
+def test_diff_augment_moves_and_recolours_and_passes_gradients():
+    images = torch.zeros(64, 3, 16, 16)
+    images[:, 0, 8, 8] = 1
+    images.requires_grad_()
+    torch.manual_seed(0)
+    varied = vary(images)
+    places = {tuple(divmod(int((image[0] - image[1]).argmax()), 16)) for image in varied}
+    assert {y for y, _ in places} == {x for _, x in places} == {6, 7, 8, 9, 10}
+    assert len(varied.detach()[:, 1, 8, 12].unique()) > 50
+    varied.sum().backward()
+    assert images.grad[:, 0, 8, 8].abs().min() > 0
+    flat = torch.full((8, 1, 16, 16), 0.25)  # nothing to change but how bright it is
+    inner = vary(flat)[:, :, 2:14, 2:14]
+    torch.testing.assert_close(inner, inner[:, :, :1, :1].expand_as(inner))
+
+
 # ---- through the commands
 
 
 def test_a_gan_trains_on_fewer_images_than_a_batch(command, dogcat, tmp_path):
-    words = ["--dataset=Unlabelled", f"--train-data-root={dogcat}/train", "--model=AnimeGAN", "--image-size=96"]
-    words += ["--nz=8", "--ngf=4", "--ndf=4", "--batch-size=256", "--max-epoch=2", "--num-workers=0", "--use-gpu=false"]
-    code, out, err = command("train", *words, "--vis-port=None", f"--checkpoint-dir={tmp_path}")
+    code, out, err = command("train", *SMALL, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={tmp_path}")
     assert code == 0, err
     (run,) = tmp_path.iterdir()
     assert "Fréchet distance" in out and "main.py generate --load-path=" in out
@@ -122,7 +139,27 @@ def test_a_gan_trains_on_fewer_images_than_a_batch(command, dogcat, tmp_path):
     assert Image.open(run / "samples" / "generated_002.png").size == (8 * 98 - 2, 8 * 98 - 2)
 
 
-@pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--gan-loss=hinge")])
+def test_four_images_of_any_size_are_enough_and_three_are_not(command, tmp_path):
+    (images := tmp_path / "images").mkdir()
+    words = [*SMALL, f"--train-data-root={images}", f"--checkpoint-dir={tmp_path / 'runs'}"]
+    for number in range(4):
+        code, _, err = command("train", *words)
+        assert code == 2 and "expected four images or more" in err
+        picture(images / f"{number}.png", size=(20 + 50 * number, 60))
+    code, out, err = command("train", *words)
+    assert code == 0 and "2 training and 2 validation images" in out, err
+
+
+def test_check_and_bench_take_a_gan(command, dogcat, monkeypatch):
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    words = [f for f in SMALL if "epoch" not in f and "port" not in f] + [f"--train-data-root={dogcat}/train"]
+    code, out, err = command("check", *words)
+    assert code == 0 and "generator loss" in out, err
+    code, out, err = command("bench", *words)
+    assert code == 0 and "this program / tutorial loop" in out, err
+
+
+@pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--gan-loss=hinge", "--diff-augment")])
 def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
     whole = train(*flags)[1]
     original, calls = Gan.train_step, []
@@ -186,8 +223,8 @@ def test_generate(train, command, tmp_path):
 
 def test_the_best_of_many_are_kept_and_few_are_in_memory():
     one, seen = gan(gen_num=3, gen_search_num=200), []
-    made = torch.cat([one.make(noise)[0] for noise in one.noises(200, 0)])
-    liked = torch.cat([one.make(noise)[1] for noise in one.noises(200, 0)])
+    made = torch.cat(list(one.images(200, 0)))
+    liked = torch.cat([one.liked(one.make(noise)) for noise in one.noises(200, 0)])
     one.net.generator.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     best = one.best(3, 200)
     assert np.array_equal(best, made[liked.argsort(descending=True, stable=True)[:3]].numpy())
@@ -264,6 +301,16 @@ def test_the_distance_of_two_normal_clouds_is_known():
 def test_difference_by_hand():
     images = torch.tensor([0, 10, 20], dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 1)
     assert difference(images) == pytest.approx(((100 + 400 + 100) / 3) ** 0.5)
+
+
+def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
+    content = checkpoint.read(train("--max-epoch=1")[1] / "last.pth")
+    code, out, _ = command("val", f"--load-path={checkpoint.find('last', tmp_path / 'runs')}")
+    assert code == 0 and "collapsed" not in out
+    content["net"]["generator.1.weight"].zero_()  # what the noise is multiplied by
+    checkpoint.write(content, tmp_path / "collapsed.pth")
+    code, out, _ = command("val", f"--load-path={tmp_path / 'collapsed.pth'}")
+    assert code == 0 and "the generator has collapsed: two of its images differ 0.00 times" in out
 
 
 def test_a_classifier_as_the_judge(train, command):
