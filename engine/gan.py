@@ -94,7 +94,7 @@ class Gan(Task):
 
     def _score(self, images: torch.Tensor) -> torch.Tensor:
         """The discriminator's logits (n,) float32, in training."""
-        seen = vary(images.float()) if self.opt.diff_augment else images
+        seen = moved(images, self.opt.d_shift) if self.opt.d_shift else images
         return self.net(seen.contiguous(memory_format=self.device.memory_format)).float()
 
     @staticmethod
@@ -250,21 +250,15 @@ def as_bytes(images: torch.Tensor) -> torch.Tensor:
     return pixels.permute(0, 2, 3, 1).contiguous().cpu()
 
 
-def vary(images: torch.Tensor) -> torch.Tensor:
-    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): each image (C, S, S) in a colour and place of its own.
+def moved(images: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Each image (C, S, S) moved by up to so many pixels, with grey where it was; gradients pass.
 
-    Brighter by -0.5 to 0.5, of 0 to 2 times the saturation and 0.5 to 1.5 times the contrast, moved by up to an eighth
-    of its side. Gradients pass; the randomness comes from torch's global generator of the CPU.
+    DiffAugment's translation (Zhao et al. 2020, arXiv:2006.10738): a discriminator that sees few images learns them by
+    heart, and tells the generator nothing. The randomness comes from torch's global generator of the CPU.
     """
-    count, side = len(images), images.shape[3]
-    brighter, saturation, contrast = torch.rand(3, count, 1, 1, 1).to(images.device)
-    brighter, saturation, contrast = brighter - 0.5, 2 * saturation, contrast + 0.5
-    grey = images.mean(1, keepdim=True)
-    mean = grey.mean((2, 3), keepdim=True)
-    rest = grey * ((1 - saturation) * contrast) + (mean * (1 - contrast) + brighter)
-    images = F.pad(images * (saturation * contrast) + rest, [side // 8] * 4)
-    corners = torch.randint(2 * (side // 8) + 1, (count, 2)).tolist()
-    return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
+    side, padded = images.shape[3], F.pad(images, [pixels] * 4)
+    corners = torch.randint(2 * pixels + 1, (len(images), 2)).tolist()
+    return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, corners, strict=True)])
 
 
 def bce(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:

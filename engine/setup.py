@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import models
-from config import Config
+from config import Config, dashed
 from data.augment import Augment
 from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
@@ -101,9 +101,11 @@ def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Prep
     Raises:
         UsageError: a shift or a cutout larger than the images.
     """
-    for name in ("shift", "cutout"):
+    for name in ("shift", "cutout", "d_shift"):
         if getattr(opt, name) >= opt.image_size:
-            raise UsageError(f"--{name}={getattr(opt, name)} is too much for images of {opt.image_size} pixels a side")
+            raise UsageError(
+                f"--{dashed(name)}={getattr(opt, name)} is too much for images of {opt.image_size} pixels a side"
+            )
     fill = tuple(round(255 * mean) for mean in preprocess.mean)
     augment = Augment(opt.seed, len(items), opt.flip, opt.shift, opt.cutout, fill)
     shares = class_weights(items)[[label for _, label in items]].tolist() if opt.balance == "sampler" else None

@@ -27,7 +27,7 @@ class _GAN(BasicModule):
         self.nz = nz
         for what, own, given in (("pixels a side", self.side, image_size), ("channels", self.in_channels, in_channels)):
             if own != given:
-                raise UsageError(f"{self.model_name} makes images of {own} {what}, and the data set has {given}")
+                raise UsageError(f"{self.model_name} makes images of {own} {what}, not {given}")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.discriminator(images).flatten()
