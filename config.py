@@ -40,6 +40,7 @@ PathText = Annotated[
 LEARN = ("train", "bench", "check")  # commands
 JUDGE = ("val", "test")
 USE = (*JUDGE, "generate")
+TASKS = {"classify": "classifiers", "gan": "GANs"}  # groups of options that others do not read
 NONE = ("none", "null", "~", "")  # what clears an option that may be empty
 
 
@@ -171,11 +172,14 @@ class Config(BaseModel):
         # A preset describes a whole experiment; the parts that this command does not read leave the saved run alone.
         given = {k: text for k, (text, _) in preset.items() if saved is None or command in commands_of(k)} | flags
         try:
-            return cls(**{k: v for k, v in (saved or {}).items() if k in cls.model_fields} | given)
+            opt = cls(**{k: v for k, v in (saved or {}).items() if k in cls.model_fields} | given)
         except ValidationError as e:
             error = e.errors()[0]
             name, value = str(error["loc"][0]), error["input"]
             raise UsageError(_wrong_value(name, value, places.get(name, "the checkpoint's config"))) from None
+        if saved is not None or command in LEARN and not opt.resume:  # else the model is not known yet
+            _check_task(opt, {name: places[name] for name in given})
+        return opt
 
 
 def dashed(name: str) -> str:
@@ -224,6 +228,17 @@ def _check_flag(name: str, command: str) -> None:
         raise UsageError(
             f"--{dashed(name)} has no effect on {command}: it is an option of {', '.join(commands_of(name))}"
         )
+
+
+def _check_task(opt: Config, places: Mapping[str, str]) -> None:
+    """Refuses options, given in `places`, of other tasks than the model's: those of a group of the task's name."""
+    task = models.task_of(opt.model).lower()
+    for name, place in places.items():
+        group = Config.model_fields[name].json_schema_extra["group"]
+        value = getattr(opt, name)
+        if group in TASKS and group != task and value != Config.model_fields[name].default:
+            what = f"{place} has" if place.startswith("--") else f"{place}: {name} has"
+            raise UsageError(f"{what} no effect on {opt.model}: it is an option of {TASKS[group]} (`help` lists them)")
 
 
 def _wrong_value(name: str, value: Any, place: str) -> str:

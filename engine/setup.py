@@ -12,9 +12,10 @@ from data.held import HeldLoader, squares
 from data.image_data import ImageData, Items
 from data.loaders import Batches, EpochLoader, Loader
 from data.transforms import Preprocess
+from engine import task as tasks
 from engine.device import Device, pick
 from engine.recipe import class_weights, smaller
-from engine.task import Task, task_for
+from engine.task import Task
 from utils import checkpoint
 from utils.errors import UsageError
 
@@ -60,7 +61,7 @@ def training(
     train = train_loader(opt, dataset, train_items, preprocess, device)
     if not (past or start_from or pretrained):
         net.begin_with(lambda: preprocess.normalize(next(iter(train.at(0))).images))
-    task = task_for(net, opt)(net, dataset.classes, preprocess, device, opt, train_items)
+    task = tasks.named(net.task)(net, dataset.classes, preprocess, device, opt, train_items)
     if past:
         checkpoint.load_net(net, past, "the saved run")
         task.load_state_dict(past)
@@ -87,7 +88,7 @@ def judge(opt: Config, content: dict) -> Task:
     channels = len(preprocess.mean)
     net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels, **sizes(opt))
     checkpoint.load_net(net, content, opt.load_path)
-    return task_for(net, opt)(net, content["classes"], preprocess, pick(opt), opt)
+    return tasks.named(net.task)(net, content["classes"], preprocess, pick(opt), opt)
 
 
 def sizes(opt: Config) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config, dashed
+from config import Config
 from data.image_data import Items
 from data.loaders import Batch
 from data.transforms import Preprocess
@@ -113,20 +113,10 @@ class Task:
         raise NotImplementedError
 
 
-def task_for(net: BasicModule, opt: Config) -> type[Task]:
-    """The task that a model belongs to.
-
-    Raises:
-        UsageError: an option of another task is set.
-    """
-    tasks = registry.scan(Path(__file__).parent, base="Task")
-    foreign = {name.lower() for name in tasks} - {net.task.lower()}
-    for name, field in Config.model_fields.items():
-        group, value = field.json_schema_extra["group"], getattr(opt, name)
-        if group in foreign and value != field.default:
-            whose = f"of the options {group}, and this model has those of {net.task.lower()}"
-            raise UsageError(f"--{dashed(name)}={value} has no effect on {net.model_name}: it is {whose} (see help)")
-    return getattr(import_module(tasks[net.task].module), net.task)
+def named(name: str) -> type[Task]:
+    """The task of that name, from its file in this folder."""
+    entry = registry.scan(Path(__file__).parent, base="Task")[name]
+    return getattr(import_module(entry.module), name)
 
 
 def check_finite(loss: torch.Tensor, *nets: torch.nn.Module) -> None:

@@ -21,7 +21,7 @@ from utils.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build", "check_input", "describe", "entries", "find", "names", "torchvision_names"]
+__all__ = ["build", "check_input", "describe", "entries", "find", "names", "task_of", "torchvision_names"]
 
 
 @cache
@@ -54,6 +54,11 @@ def _torchvision_files() -> dict[str, Path]:
 def find(name: str) -> str:
     """The model that the user means by `name`; raises UsageError with the known names where there is none."""
     return registry.find(name, names(), "model", more={"torchvision": torchvision_names()})
+
+
+def task_of(name: str) -> str:
+    """The class in engine/ that trains and judges the model."""
+    return entries()[name].constants["task"] if name in entries() else "Classify"
 
 
 def describe(name: str) -> str:

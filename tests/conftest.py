@@ -130,5 +130,4 @@ def mnist(tmp_path_factory) -> Path:
 def presets_of(task: str) -> list[str]:
     """The presets whose model belongs to the task."""
     names = {name: presets.read(name).get("model", (Config().model, ""))[0] for name in presets.names()}
-    tasks = {name: getattr(getattr(models, model, None), "task", "Classify") for name, model in names.items()}
-    return [name for name in names if tasks[name] == task]
+    return [name for name, model in names.items() if models.task_of(model) == task]

@@ -2,12 +2,14 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from compare import record, same
-from conftest import picture, presets_of, unless_given
+from conftest import ROOT, picture, presets_of, unless_given
 from PIL import Image
 
 import models
@@ -243,10 +245,10 @@ def test_every_preset_of_a_gan_runs(name, dogcat, mnist, tmp_path, command):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model=MNISTGAN", "--lr=0.1"], "--lr=0.1 has no effect on MNISTGAN: it is of the options classify"),
-        (["--model=LeNet", "--lr1=0.1"], "--lr1=0.1 has no effect on LeNet: it is of the options gan"),
+        (["--model=MNISTGAN", "--lr=0.1"], "--lr has no effect on MNISTGAN: it is an option of classifiers"),
+        (["--model=LeNet", "--lr1=0.1"], "--lr1 has no effect on LeNet: it is an option of GANs"),
         (["--model=MNISTGAN", "--ngf=8"], "--ngf has no effect on MNISTGAN: leave it out"),
-        (["--model=resnet18", "--nz=8"], "--nz has no effect on resnet18: leave it out"),
+        (["--model=resnet18", "--nz=8"], "--nz has no effect on resnet18: it is an option of GANs"),
         (["--model=AnimeGAN"], "AnimeGAN makes images of 96 pixels a side, not 28"),
         (["--model=AnimeGAN", "--image-size=96"], "AnimeGAN makes images of 3 channels, not 1"),
         (["--model=MNISTGAN", "--image-size=32"], "MNISTGAN cannot take images of 32x32 pixels"),
@@ -262,6 +264,20 @@ def test_what_does_not_fit_a_gan_is_refused(words, message, command, mnist, tmp_
     )
     assert code == 2 and message.format(weights=weights) in err and err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_options_of_another_task_are_refused_before_torch_is_imported(train, command, tmp_path):
+    words = [sys.executable, "-X", "importtime", "main.py", "train", "--config=mnist", "--model=MNISTGAN"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "torch\n" not in done.stderr
+    assert "mnist.yaml:" in done.stderr and "has no effect on MNISTGAN: it is an option of class" in done.stderr
+    run = train("--max-epoch=1")[1]
+    code, _, err = command("val", f"--load-path={run}", "--flip-test")
+    assert code == 2 and "--flip-test has no effect on MNISTGAN" in err
+    code, _, err = command("train", f"--resume={run}", "--max-epoch=2", "--nz=9")
+    assert code == 2 and "was trained with nz 8, not 9" in err
+    code, _, err = command("train", f"--config={run / 'config.yaml'}", f"--checkpoint-dir={tmp_path / 'again'}")
+    assert code == 0, err
 
 
 # ---- the judge

@@ -8,6 +8,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UsageError, nearest
 
@@ -23,6 +24,7 @@ class Entry:
     path: Path  # its file
     docstring: str  # cleaned, "" where there is none
     bases: tuple[str, ...]  # names of its base classes as written, without their modules
+    constants: dict[str, Any]  # what its body sets to a literal, and those of its bases in the folder
 
 
 def scan(folder: str | Path, base: str) -> dict[str, Entry]:
@@ -44,6 +46,10 @@ def scan(folder: str | Path, base: str) -> dict[str, Entry]:
         if not path.name.startswith("_")
         for entry in _classes(path, f"{folder.name}.{path.stem}")
     ]
+    named = {c.name: c for c in classes}
+    for c in classes:
+        for other in (named[b] for b in _ancestors(c, named)):
+            c.constants.update({k: v for k, v in other.constants.items() if k not in c.constants})
     derived, size = {base}, 0
     while len(derived) > size:  # each round finds the children of the round before
         size = len(derived)
@@ -58,6 +64,13 @@ def scan(folder: str | Path, base: str) -> dict[str, Entry]:
     return dict(sorted(found.items()))
 
 
+def _ancestors(entry: Entry, named: Mapping[str, Entry]) -> list[str]:
+    """The names of its bases that are known, and of theirs; the nearest first."""
+    named = {name: other for name, other in named.items() if name != entry.name}  # a base elsewhere of the same name
+    known = [b for b in entry.bases if b in named]
+    return known + [name for b in known for name in _ancestors(named[b], named)]
+
+
 def _classes(path: Path, module: str) -> list[Entry]:
     """Every top-level class of one file."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -68,10 +81,16 @@ def _classes(path: Path, module: str) -> list[Entry]:
             path=path,
             docstring=ast.get_docstring(node) or "",
             bases=tuple(ast.unparse(b).rpartition(".")[2] for b in node.bases),
+            constants=_constants(node),
         )
         for node in tree.body
         if isinstance(node, ast.ClassDef)
     ]
+
+
+def _constants(node: ast.ClassDef) -> dict[str, Any]:
+    simple = [n for n in node.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
+    return {target.id: n.value.value for n in simple for target in n.targets if isinstance(target, ast.Name)}
 
 
 def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable[str]] | None = None) -> str:
