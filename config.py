@@ -103,7 +103,6 @@ class Config(BaseModel):
     beta1: float = option("gan", 0.5, "Adam's momentum of both", LEARN, ge=0, lt=1)
     d_every: int = option("gan", 1, "steps between two of the discriminator", LEARN, ge=1)
     g_every: int = option("gan", 1, "steps between two of the generator (book: 5)", LEARN, ge=1)
-    gan_loss: Literal["bce", "hinge"] = option("gan", "bce", "what the two nets make less", LEARN)
     d_shift: int = option("gan", 0, "move all that the discriminator sees, real or not, by up to so many pixels: for few images", LEARN, ge=0)
     judge: PathText | None = option("gan", None, "run of a classifier whose features generated images are judged by; None: a fixed random net's", ("train", "val"))
 

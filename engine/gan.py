@@ -70,7 +70,7 @@ class Gan(Task):
             with torch.set_grad_enabled(learns["generator"]):
                 fake = net.generator(noise)
             on_real, on_fake = self._score(real), self._score(fake)
-        losses = LOSSES[opt.gan_loss](on_real, on_fake)
+        losses = bce(on_real, on_fake)
         for name in ("discriminator", "generator"):
             part = getattr(net, name)
             grads = self._gradients(losses[name], part, name == "discriminator") if learns[name] else None
@@ -266,11 +266,3 @@ def bce(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
     ones, zeros = torch.ones_like(real), torch.zeros_like(fake)
     right = F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(fake, zeros)
     return {"discriminator": right, "generator": F.binary_cross_entropy_with_logits(fake, ones)}
-
-
-def hinge(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Lim, Ye 2017 (arXiv:1705.02894)."""
-    return {"discriminator": F.relu(1 - real).mean() + F.relu(1 + fake).mean(), "generator": -fake.mean()}
-
-
-LOSSES = {"bce": bce, "hinge": hinge}

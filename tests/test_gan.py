@@ -18,7 +18,7 @@ from data.loaders import Batch
 from data.transforms import Preprocess
 from engine import bench
 from engine.device import Device
-from engine.gan import AT_ONCE, LOSSES, Gan, moved
+from engine.gan import AT_ONCE, Gan, bce, moved
 from engine.judge import Judge, difference, frechet
 from utils import checkpoint, presets
 
@@ -85,8 +85,8 @@ def test_a_step_is_that_of_two_separate_backwards():
     torch.manual_seed(5)
     net, real = other.net.train(), other._images(batch())
     fake = net.generator(torch.randn(6, 8, 1, 1))
-    d_loss = LOSSES["bce"](net(real), net(fake.detach()))["discriminator"]
-    g_loss = LOSSES["bce"](net(real), net(fake))["generator"]
+    d_loss = bce(net(real), net(fake.detach()))["discriminator"]
+    g_loss = bce(net(real), net(fake))["generator"]
     d_grads = torch.autograd.grad(d_loss, list(net.discriminator.parameters()))
     g_grads = torch.autograd.grad(g_loss, list(net.generator.parameters()))
     for part, grads in ((net.discriminator, d_grads), (net.generator, g_grads)):
@@ -158,7 +158,7 @@ def test_check_and_bench_take_a_gan(command, dogcat, monkeypatch):
     assert code == 0 and "this program / tutorial loop" in out, err
 
 
-@pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--gan-loss=hinge", "--d-shift=3")])
+@pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--d-shift=3")])
 def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
     whole = train(*flags)[1]
     original, calls = Gan.train_step, []

@@ -36,7 +36,8 @@ def test_scan_finds_classes_that_derive_from_the_base(tmp_path):
 
 
 def test_constants_are_inherited_within_the_folder(tmp_path):
-    text = 'class Base:\n    kind = "a"\n    size: int = 3\nclass One(Base): pass\nclass Two(One, lib.Two):\n    kind = "b"'
+    base = 'class Base:\n    kind = "a"\n    size: int = 3\n'
+    text = base + 'class One(Base): pass\nclass Two(One, lib.Two):\n    kind = "b"'
     found = registry.scan(write(tmp_path, base=text), "Base")
     assert found["One"].constants == {"kind": "a"} and found["Two"].constants == {"kind": "b"}
 
