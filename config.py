@@ -60,7 +60,7 @@ class Config(BaseModel):
     checkpoint_dir: PathText = option("experiment", "checkpoints", "where run folders are made, and where load_path=last and resume=last look", ("train", "check", *USE))
 
     dataset: str = option("data", "DogCat", "the data set, by name")
-    train_data_root: PathText | None = option("data", None, "folder of labelled images; None: data/train, Demo data/demo/train, sets of torchvision data", (*LEARN, "val"))
+    train_data_root: PathText | None = option("data", None, "folder of images to learn from; None: data/train, Demo data/demo/train, sets of torchvision data", (*LEARN, "val"))
     test_data_root: PathText = option("data", "data/test1", "images to label: a folder or one file", ("test",))
     val_fraction: float | None = option("data", None, "part of each class that is kept for validation; None: the data set's own part, else 0.3", LEARN, gt=0, lt=1)
     image_size: int | None = option("data", None, "side of the square that the net sees, in pixels; None: the data set's own, 224 for files", LEARN, ge=8, le=4096)

@@ -53,8 +53,8 @@ def train(**flags):
             run.record("resume" if folder else "start", **about)
             state = Training(task, loaders.train, loaders.val, run, opt, about, State.of(past.content)).fit()
         run.say(f"best: epoch {state.best_epoch}, {task.praise(state.best_score)}. All of it is in {run.folder}")
-        for title, line in zip(("next:", "     "), task.next_steps(shlex.quote(str(run.folder))), strict=True):
-            run.say(f"{title} {line}")
+        for number, line in enumerate(task.next_steps(shlex.quote(str(run.folder)))):
+            run.say(f"{'     ' if number else 'next:'} {line}")
     finally:
         run.close()
     return run.folder
@@ -126,7 +126,7 @@ def test(**flags):
 
 @SetParseFn(str)
 def generate(**flags):
-    """Make images with a trained GAN: of many, those that its discriminator takes for real.
+    """Make images with a trained GAN: of many, the best, in its discriminator's eyes.
 
     The same seed gives the same files, byte for byte.
 

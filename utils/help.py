@@ -109,7 +109,7 @@ def _option(name: str) -> str:
 
 
 def _summaries(commands: Commands) -> list[str]:
-    return [f"  {name:<7} {_first_line(inspect.getdoc(function))}" for name, function in commands.items()]
+    return [f"  {name:<8} {_first_line(inspect.getdoc(function))}" for name, function in commands.items()]
 
 
 def _examples(function: Callable) -> list[str]:
