@@ -17,7 +17,7 @@ from utils import checkpoint
 from utils.errors import UsageError
 
 PAIRED = 256  # images of each kind whose distances are taken
-COLLAPSED = 0.2  # of the real images' mean difference
+COLLAPSED, ONE_SIDED = 0.2, 0.5  # of the real images' mean difference, and spread
 
 
 @dataclass
@@ -104,15 +104,17 @@ class Judge:
         return f"Fréchet distance {figures['distance']:.3g}  variety {figures['variety']:.2f}"
 
     def doubt(self, figures: dict) -> str | None:
-        if figures["variety"] >= COLLAPSED:
+        if figures["variety"] < COLLAPSED:
+            sign = f"two of its images differ {figures['variety']:.2f} times as much as two real ones"
+        elif figures.get("spread", 1) < ONE_SIDED * figures.get("real_spread", 1):
+            sign = f"of the judge's classes it makes few: spread {figures['spread']:.2f}"
+        else:
             return None
-        return (
-            f"the generator has collapsed: two of its images differ {figures['variety']:.2f} times as much as two "
-            "real ones. The usual remedies: a lower --lr2, --ema=0.99, a larger --batch-size"
-        )
+        remedies = "more epochs, a smaller --batch-size, --d-shift=12 (for few images), a lower --lr2"
+        return f"the generator has collapsed: {sign}. What may help: {remedies}"
 
     def table(self, figures: dict) -> str:
-        lines = [f"{name.replace('_', ' '):<18} {value:.4f}" for name, value in figures.items() if name != "score"]
+        lines = [f"{name.replace('_', ' '):<18} {value:.4g}" for name, value in figures.items() if name != "score"]
         return "\n".join([*lines, *filter(None, [self.doubt(figures)])])
 
 

@@ -300,7 +300,8 @@ def test_the_judge_tells_real_noise_and_a_collapsed_generator_apart():
     good, bad, flat = (judge.compare(real, seen) for seen in (others, noise, collapsed))
     assert good["distance"] * 5 < min(bad["distance"], flat["distance"])
     assert good["variety"] == pytest.approx(1, abs=0.1) and flat["variety"] < 0.1
-    assert judge.doubt(good) is None and "collapsed" in judge.doubt(flat)
+    assert judge.doubt(good) is None and "differ 0.0" in judge.doubt(flat)
+    assert "makes few: spread 0.30" in judge.doubt(good | {"spread": 0.3, "real_spread": 0.99})
 
 
 def test_the_distance_of_two_normal_clouds_is_known():

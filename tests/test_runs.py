@@ -137,7 +137,7 @@ def test_nobody_reads_the_output_to_its_end(dogcat, tmp_path):
     ("flags", "message"),
     [
         (["--checkpoint-dir={file}"], "--checkpoint-dir={file} is a file: give a folder"),
-        (["--train-data-root={file}"], "{file} is a file: give the labelled images"),
+        (["--train-data-root={file}"], "{file} is a file: give the images"),
         (["--batch-size=1", "--checkpoint-dir={dir}/runs"], "cannot take images of 32x32 pixels one at a time"),
         (
             ["--load-path={weights}", "--checkpoint-dir={dir}/runs"],
