@@ -74,7 +74,7 @@ def val(**flags):
     opt, content = saved_run("val", flags)
     from data.loaders import noting_bad
     from engine.device import memory_told
-    from engine.setup import judge, val_loader
+    from engine.setup import restored, val_loader
     from utils import results
     from utils.progress import watched
 
@@ -86,7 +86,7 @@ def val(**flags):
     if files_of != content["images"].get("val_files", files_of):
         warning = "its files are not those of the training, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
-    task, bad = judge(opt, content), []
+    task, bad = restored(opt, content), []
     with val_loader(opt, dataset, items, task) as loader, memory_told(opt, task.preprocess.image_size):
         print(f"{content['model']} of epoch {content['epoch']} on {len(items)} validation images of {dataset.root}")
         figures = task.evaluate(noting_bad(watched(loader.at(0), "validating", len(items)), bad))
@@ -113,11 +113,11 @@ def test(**flags):
     found = unlabelled.find(opt.test_data_root)
 
     from engine.device import memory_told
-    from engine.setup import judge, test_loader
+    from engine.setup import restored, test_loader
     from utils import results
     from utils.progress import watched
 
-    task = judge(opt, content)
+    task = restored(opt, content)
     with test_loader(opt, [path for _, path in found], task) as loader, memory_told(opt, task.preprocess.image_size):
         predictions = task.predict(watched(loader, "labelling", len(found)))
         count = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
@@ -136,9 +136,9 @@ def generate(**flags):
         python main.py generate --load-path=RUN --gen-walk=walk.gif
     """
     opt, content = saved_run("generate", flags)
-    from engine.setup import judge
+    from engine.setup import restored
 
-    for line in judge(opt, content).generate():
+    for line in restored(opt, content).generate():
         print(line)
 
 

@@ -82,7 +82,7 @@ def training(
     return task, Loaders(train, val_loader(opt, dataset, val_items, task)), about
 
 
-def judge(opt: Config, content: dict) -> Task:
+def restored(opt: Config, content: dict) -> Task:
     """The task of a checkpoint's `content`, ready to evaluate and predict."""
     preprocess = Preprocess(**content["preprocess"])
     channels = len(preprocess.mean)

@@ -84,7 +84,7 @@ def build(
     channels: int = 3,
     **sizes: int,
 ) -> "nn.Module":
-    """A classifier: (N, C, image_size, image_size) -> logits (N, num_classes); C is the net's `in_channels`.
+    """A net; a classifier maps (N, C, image_size, image_size) to logits (N, num_classes), C its `in_channels`.
 
     Args:
         name: a class of this folder or a classifier of torchvision.

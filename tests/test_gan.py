@@ -270,7 +270,7 @@ def test_options_of_another_task_are_refused_before_torch_is_imported(train, com
     words = [sys.executable, "-X", "importtime", "main.py", "train", "--config=mnist", "--model=MNISTGAN"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "torch\n" not in done.stderr
-    assert "mnist.yaml:" in done.stderr and "has no effect on MNISTGAN: it is an option of class" in done.stderr
+    assert "mnist.yaml, line " in done.stderr and "has no effect on MNISTGAN: it is an option of class" in done.stderr
     run = train("--max-epoch=1")[1]
     code, _, err = command("val", f"--load-path={run}", "--flip-test")
     assert code == 2 and "--flip-test has no effect on MNISTGAN" in err
@@ -324,7 +324,7 @@ def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
 
 
 def test_a_classifier_as_the_judge(train, command):
-    judge = train("--model=DigitNet", "--nz=None", "--batch-size=16", "--max-epoch=4")[1]
+    judge = train("--model=MNISTNet", "--nz=None", "--batch-size=16", "--max-epoch=6")[1]
     run = train("--max-epoch=1")[1]
     code, out, err = command("val", f"--load-path={run}", f"--judge={judge}")
     assert code == 0, err
