@@ -109,7 +109,7 @@ class Config(BaseModel):
     gen_num: int = option("generate", 64, "images that generate keeps", ("generate",), ge=1)
     gen_search_num: int = option("generate", 512, "images it makes, of which it keeps those that the discriminator likes best", ("generate",), ge=1)
     gen_mean: float = option("generate", 0, "mean of the noise", ("generate",))
-    gen_std: float = option("generate", 1, "deviation of the noise; less: more alike, and better", ("generate",), ge=0)
+    gen_std: float = option("generate", 1, "deviation of the noise; less: more alike", ("generate",), ge=0)
     gen_img: PathText = option("generate", "result.png", "the grid that generate writes", ("generate",))
     gen_folder: PathText | None = option("generate", None, "folder for each image as a file of its own", ("generate",))
     gen_walk: PathText | None = option("generate", None, "a walk between two noises as a GIF, or as a strip (PNG)", ("generate",))
