@@ -8,16 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from config import Config
 from data.image_data import Items
 from data.loaders import Batch
-from data.transforms import Preprocess
-from engine.device import Device
-from engine.recipe import class_weights, make_optimizer, mixing, moving_average, smaller
+from engine.recipe import averaged, class_weights, make_optimizer, mixing, smaller, take_up
 from engine.schedule import Schedule
-from engine.task import NotFinite, Task, check_finite
+from engine.task import Task, buffers_of, check_finite
 from models.basic_module import BasicModule
 from utils import metrics, pictures
 
@@ -25,25 +22,16 @@ from utils import metrics, pictures
 class Classify(Task):
     """Cross entropy on the logits of one net."""
 
-    def __init__(
-        self,
-        net: BasicModule,
-        classes: list[str],
-        preprocess: Preprocess,
-        device: Device,
-        opt: Config,
-        items: Items | None = None,
-    ) -> None:
-        super().__init__(net, classes, preprocess, device, opt, items)
-        self.average, self.side = None, preprocess.image_size
+    def begin(self, items: Items | None) -> None:
+        net, opt, device = self.net, self.opt, self.device
+        self.average, self.side = None, self.preprocess.image_size
         if items is not None:
             weights = class_weights(items) if opt.balance == "loss" else None
             self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
-            self.mix = mixing(opt, len(classes))
+            self.mix = mixing(opt, len(self.classes))
             self.optimizer = make_optimizer(net, opt, device)
             self.lr_schedule = Schedule(self.optimizer, opt.scheduler, opt.lr, opt.lr_decay, opt.warmup)
-            if opt.ema:
-                self.average = AveragedModel(self.net, avg_fn=moving_average(opt.ema), use_buffers=True)
+            self.average = averaged(net, opt)
 
     @property
     def judged(self) -> nn.Module:
@@ -52,8 +40,7 @@ class Classify(Task):
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.net.train()
-        skips = self.opt.on_nan == "skip"
-        buffers = [(b, b.clone()) for b in self.net.buffers()] if skips else []  # BatchNorm's statistics
+        before = buffers_of(self.net, self.opt)
         batch = batch.to(self.device.device)
         images = self._images(batch)
         if self.side < images.shape[3]:
@@ -69,12 +56,7 @@ class Classify(Task):
             part_loss.backward()
             loss = loss + part_loss.detach()
             right = right + (logits.detach().argmax(dim=1) == batch.labels[part]).sum()
-        try:
-            check_finite(loss, self.net)
-        except NotFinite:
-            for buffer, before in buffers:
-                buffer.copy_(before)
-            raise
+        check_finite(loss, self.net, before)
         if self.opt.clip_grad:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
         self.optimizer.step()
@@ -168,14 +150,11 @@ class Classify(Task):
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        chosen = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
         self.net.load_state_dict(state.get("learning_net", state["net"]))
         if self.average:
             self.average.module.load_state_dict(state["net"])
             self.average.n_averaged.fill_(state.get("averaged", 0))
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
-            group.update(options)
+        take_up(self.optimizer, state["optimizer"], saved=("lr",))
         self.lr_schedule.load_state_dict(state["scheduler"])
 
     def _images(self, batch: Batch) -> torch.Tensor:

@@ -7,16 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from config import Config
 from data.image_data import Items
 from data.loaders import Batch
-from data.transforms import Preprocess
-from engine.device import Device
 from engine.judge import Judge
-from engine.recipe import moving_average
-from engine.task import NotFinite, Task, check_finite
+from engine.recipe import averaged, take_up
+from engine.task import Task, buffers_of, check_finite
 from models.basic_module import BasicModule
 from utils import pictures
 from utils.errors import UsageError
@@ -34,26 +31,17 @@ class Gan(Task):
     the generator makes serve for both.
     """
 
-    def __init__(
-        self,
-        net: BasicModule,
-        classes: list[str],
-        preprocess: Preprocess,
-        device: Device,
-        opt: Config,
-        items: Items | None = None,
-    ) -> None:
-        super().__init__(net, classes, preprocess, device, opt, items)
+    def begin(self, items: Items | None) -> None:
+        net, opt, device = self.net, self.opt, self.device
         self.steps, self.average, self.optimizers = 0, None, {}
-        self.judge = Judge(opt.judge, preprocess, device)
+        self.judge = Judge(opt.judge, self.preprocess, device)
         if items is not None:
             fused = {"fused": device.device.type in ("cpu", "cuda"), "betas": (opt.beta1, 0.999)}
             self.optimizers = {
                 "generator": torch.optim.Adam(net.generator.parameters(), opt.lr1, **fused),
                 "discriminator": torch.optim.Adam(net.discriminator.parameters(), opt.lr2, **fused),
             }
-            if opt.ema:
-                self.average = AveragedModel(net.generator, avg_fn=moving_average(opt.ema), use_buffers=True)
+            self.average = averaged(net.generator, opt)
 
     @property
     def generator(self) -> nn.Module:
@@ -62,7 +50,7 @@ class Gan(Task):
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         net, opt = self.net.train(), self.opt
-        buffers = [(b, b.clone()) for b in net.buffers()] if opt.on_nan == "skip" else []
+        before = buffers_of(net, opt)
         learns = {"generator": self.steps % opt.g_every == 0, "discriminator": self.steps % opt.d_every == 0}
         real = self._images(batch)
         noise = torch.randn(len(batch), net.nz, 1, 1).to(real.device)
@@ -72,16 +60,12 @@ class Gan(Task):
             on_real, on_fake = self._score(real), self._score(fake)
         losses = bce(on_real, on_fake)
         for name in ("discriminator", "generator"):
-            part = getattr(net, name)
-            grads = self._gradients(losses[name], part, name == "discriminator") if learns[name] else None
-            for p, grad in zip(part.parameters(), grads or [None] * len(list(part.parameters())), strict=True):
+            weights, grads = list(getattr(net, name).parameters()), None
+            if learns[name]:
+                grads = torch.autograd.grad(losses[name], weights, retain_graph=name == "discriminator")
+            for p, grad in zip(weights, grads or [None] * len(weights), strict=True):
                 p.grad = grad
-        try:
-            check_finite(losses["discriminator"] + losses["generator"], net)
-        except NotFinite:
-            for buffer, before in buffers:
-                buffer.copy_(before)
-            raise
+        check_finite(losses["discriminator"] + losses["generator"], net, before)
         for name, optimizer in self.optimizers.items():
             if learns[name]:
                 optimizer.step()
@@ -96,10 +80,6 @@ class Gan(Task):
         """The discriminator's logits (n,) float32, in training."""
         seen = moved(images, self.opt.d_shift) if self.opt.d_shift else images
         return self.net(seen.contiguous(memory_format=self.device.memory_format)).float()
-
-    @staticmethod
-    def _gradients(loss: torch.Tensor, part: nn.Module, again: bool) -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(loss, list(part.parameters()), retain_graph=again)
 
     @staticmethod
     def tutorial_step(net: BasicModule, opt: Config) -> Callable[[torch.Tensor, torch.Tensor], None]:
@@ -131,9 +111,9 @@ class Gan(Task):
         figures = self.judge.compare(real, self.judge.look(self.images(count, self.opt.seed)))
         return figures if self.optimizers else figures | self.judge.bounds(real)
 
-    def images(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
+    def images(self, count: int, seed: int) -> Iterator[torch.Tensor]:
         """Yields parts of `count` generated images, (n, S, S, C) uint8 on the CPU; the same seed gives the same."""
-        for noise in self.noises(count, seed, mean, std):
+        for noise in self.noises(count, seed):
             yield as_bytes(self.make(noise))
 
     def noises(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
@@ -238,10 +218,7 @@ class Gan(Task):
             self.net.generator.load_state_dict(state["learning"])
         self.steps = state["steps"]
         for name, optimizer in self.optimizers.items():
-            chosen = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state[f"{name}_optimizer"])
-            for group, options in zip(optimizer.param_groups, chosen, strict=True):
-                group.update(options)
+            take_up(optimizer, state[f"{name}_optimizer"])
 
 
 def as_bytes(images: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
 from config import Config
@@ -37,6 +39,19 @@ def mixing(opt: Config, num_classes: int) -> Callable:
     kinds = [(v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix)]
     mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(mixes) if mixes else lambda images, labels: (images, labels)
+
+
+def averaged(net: nn.Module, opt: Config) -> AveragedModel | None:
+    """The moving average of a net's weights and buffers, where the options ask for one."""
+    return AveragedModel(net, avg_fn=moving_average(opt.ema), use_buffers=True) if opt.ema else None
+
+
+def take_up(optimizer: torch.optim.Optimizer, state: dict, saved: tuple[str, ...] = ()) -> None:
+    """Loads an optimizer's state; what options set stays as they have it, all but the `saved` ones."""
+    chosen = [{k: v for k, v in g.items() if k not in ("params", *saved)} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, chosen, strict=True):
+        group.update(options)
 
 
 def moving_average(decay: float) -> Callable:

@@ -9,15 +9,7 @@ from config import Config, dashed
 from utils import checkpoint, presets
 from utils.errors import Failure, UsageError
 
-FIXED = (
-    "model",
-    "optimizer",
-    "seed",
-    "val_fraction",
-    "nz",
-    "ngf",
-    "ndf",
-)  # without these the saved state means nothing
+FIXED = ("model", "optimizer", "seed", "val_fraction", "nz", "ngf", "ndf")  # else the saved state means nothing
 OWN = ("load_path", "pretrained")  # a resumed run has its own weights
 
 

@@ -16,6 +16,8 @@ from models.basic_module import BasicModule
 from utils import registry
 from utils.errors import UsageError
 
+Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # each with what it was before
+
 
 class NotFinite(Exception):
     """A step's loss or gradients hold NaN or infinity; the optimizer has not stepped."""
@@ -43,6 +45,11 @@ class Task:
     ) -> None:
         self.classes, self.preprocess, self.device, self.opt = classes, preprocess, device, opt
         self.net = net.to(device.device, memory_format=device.memory_format)
+        self.begin(items)
+
+    def begin(self, items: Items | None) -> None:
+        """What else it holds; what learning takes only where there are `items`."""
+        raise NotImplementedError
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step, with forward and backward. Returns scalars as tensors: reading one waits for a GPU.
@@ -119,19 +126,29 @@ def named(name: str) -> type[Task]:
     return getattr(import_module(entry.module), name)
 
 
-def check_finite(loss: torch.Tensor, *nets: torch.nn.Module) -> None:
+def buffers_of(net: torch.nn.Module, opt: Config) -> Buffers:
+    """Copies of what a forward pass changes (BatchNorm's statistics), where a step may be left out."""
+    return [(buffer, buffer.clone()) for buffer in net.buffers()] if opt.on_nan == "skip" else []
+
+
+def check_finite(loss: torch.Tensor, net: torch.nn.Module, before: Buffers) -> None:
     """Call it between `backward` and the optimizer's step.
 
+    Args:
+        before: `buffers_of` the net before the step.
+
     Raises:
-        NotFinite: the loss or a gradient is NaN or infinite.
+        NotFinite: the loss or a gradient is NaN or infinite; the buffers are as they were.
     """
-    named = [(name, p.grad) for net in nets for name, p in net.named_parameters() if p.grad is not None]
+    named = [(name, p.grad) for name, p in net.named_parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([grad for _, grad in named])
     if torch.isfinite(loss.detach() + norm):
         return
     names = [f"the gradient of {name}" for name, grad in named if not grad.isfinite().all()]
     names = ([f"the loss ({loss.item()})"] if not loss.isfinite() else []) + names
     if names:  # else only the sum of their squares is too large for float32
+        for buffer, value in before:
+            buffer.copy_(value)
         raise NotFinite(names[0] + (f", {names[1]}" if len(names) > 1 else "") + _more(len(names) - 2))
 
 

@@ -5,18 +5,21 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+import torch
+from compare import record, same
 from PIL import Image
 
 import main
 import models
 from config import Config
 from data import drawing
-from utils import presets
+from utils import checkpoint, presets
 
 # What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -73,6 +76,23 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def train(command, mnist, tmp_path, request):
+    """Trains on small digits in this process, with the test file's FLAGS; returns (stdout, run folder)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*flags):
+        new = [*unless_given(request.module.FLAGS, flags), f"--train-data-root={mnist}"]
+        given = [] if any("resume" in f for f in flags) else new
+        code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
+        assert code in (0, 143), err
+        return out, sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)[-1]
+
+    yield run
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(dogcat, tmp_path_factory) -> Path:
     """The run folder of one tiny training."""
@@ -95,6 +115,30 @@ def train_in(folder: Path, *flags: str) -> Path:
     assert done.returncode == 0, done.stderr
     (run,) = set(folder.glob("*")) - before
     return run
+
+
+def resumes_bit_for_bit(task: type, at: int, train: Callable, flags: tuple[str, ...], monkeypatch) -> None:
+    """A run that is stopped in step `at` of the task, and gone on with, must leave what an undisturbed one leaves."""
+    whole = train(*flags)[1]
+    original, calls = task.train_step, []
+
+    def step(self, batch):
+        calls.append(1)
+        if len(calls) == at:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "train_step", step)
+        run = train(*flags)[1]
+    assert run != whole and checkpoint.read(run / "last.pth")["step"] == at
+    train(f"--resume={run}")
+    assert record(run) == record(whole)
+    for name in ("last.pth", "best.pth"):
+        one, other = checkpoint.read(run / name), checkpoint.read(whole / name)
+        assert all(same(one[key], other[key]) for key in one.keys() - {"config"})
+    for path in (whole / "samples").iterdir():
+        assert path.read_bytes() == (run / "samples" / path.name).read_bytes()
 
 
 def unless_given(defaults: list[str], flags: tuple[str, ...]) -> list[str]:

@@ -1,7 +1,8 @@
 """GANs through the same commands: training, resuming, judging, generating."""
 
+import copy
 import json
-import signal
+import math
 import subprocess
 import sys
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from compare import record, same
-from conftest import ROOT, picture, presets_of, unless_given
+from conftest import ROOT, picture, presets_of, resumes_bit_for_bit
 from PIL import Image
 
+import engine.gan
 import models
 from config import Config
 from data.loaders import Batch
@@ -20,6 +22,7 @@ from engine import bench
 from engine.device import Device
 from engine.gan import AT_ONCE, Gan, bce, moved
 from engine.judge import Judge, difference, frechet
+from engine.task import NotFinite
 from utils import checkpoint, presets
 
 FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--nz=8", "--use-gpu=false"]
@@ -28,21 +31,6 @@ SMALL = ["--dataset=Unlabelled", "--model=AnimeGAN", "--nz=8", "--ngf=4", "--ndf
 SMALL += ["--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
 CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
 GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
-
-
-@pytest.fixture
-def train(command, mnist, tmp_path):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def run(*flags):
-        given = [] if any("resume" in f for f in flags) else [*unless_given(FLAGS, flags), f"--train-data-root={mnist}"]
-        code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
-        assert code in (0, 143), err
-        return out, sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)[-1]
-
-    yield run
-    torch.set_num_threads(before)
 
 
 def gan(**options) -> Gan:
@@ -112,6 +100,16 @@ def test_each_net_learns_as_often_as_asked(options, steps):
         assert not all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
 
 
+def test_a_step_that_is_not_finite_changes_nothing(monkeypatch):
+    one = gan(on_nan="skip", ema=0.9)
+    one.train_step(batch())
+    before = copy.deepcopy(one.state_dict())
+    monkeypatch.setattr(engine.gan, "bce", lambda *logits: {k: v * math.nan for k, v in bce(*logits).items()})
+    with pytest.raises(NotFinite, match="the loss"):
+        one.train_step(batch())
+    assert same(one.state_dict(), before)
+
+
 def test_what_the_discriminator_sees_is_moved_and_gradients_pass():
     images = torch.zeros(64, 3, 16, 16)
     images[:, :, 8, 8] = 1
@@ -160,26 +158,7 @@ def test_check_and_bench_take_a_gan(command, dogcat, monkeypatch):
 
 @pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--d-shift=3")])
 def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
-    whole = train(*flags)[1]
-    original, calls = Gan.train_step, []
-
-    def step(self, batch):
-        calls.append(1)
-        if len(calls) == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Gan, "train_step", step)
-        run = train(*flags)[1]
-    assert run != whole and checkpoint.read(run / "last.pth")["step"] == 5
-    train(f"--resume={run}")
-    assert record(run) == record(whole)
-    for name in ("last.pth", "best.pth"):
-        one, other = checkpoint.read(run / name), checkpoint.read(whole / name)
-        assert all(same(one[key], other[key]) for key in one.keys() - {"config"})
-    for path in (whole / "samples").iterdir():
-        assert path.read_bytes() == (run / "samples" / path.name).read_bytes()
+    resumes_bit_for_bit(Gan, 5, train, flags, monkeypatch)
 
 
 def test_val_of_a_gan_and_what_the_other_commands_say(train, command, mnist, tmp_path):

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compare import record, same
-from conftest import COUNT, picture, unless_given
+from conftest import COUNT, picture, resumes_bit_for_bit
 from PIL import Image
 from torchvision import datasets
 
@@ -285,21 +284,6 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat
 FLAGS = ["--dataset=MNIST", "--batch-size=32", "--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
 
 
-@pytest.fixture
-def train(command, mnist, tmp_path):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def run(*flags):
-        given = [] if any("resume" in f for f in flags) else [*unless_given(FLAGS, flags), f"--train-data-root={mnist}"]
-        code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
-        assert code in (0, 143), err
-        return out, sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)[-1]
-
-    yield run
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("model", ["MNISTNet", "ConvNet", "resnet18"])
 def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, command, tmp_path):
     out, run = train(f"--model={model}", "--max-epoch=1" if model == "resnet18" else "--max-epoch=6")
@@ -355,25 +339,6 @@ def test_a_run_with_every_part_of_a_recipe_resumes_bit_for_bit(amp, optimizer, t
     if optimizer == "Muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
     flags = (*RECIPE, f"--amp={amp}", f"--optimizer={optimizer}")
-    whole = train(*flags)[1]
-    import signal
-
     from engine.classify import Classify
 
-    original, calls = Classify.train_step, []
-
-    def step(self, batch):
-        calls.append(1)
-        if len(calls) == 11:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classify, "train_step", step)
-        run = train(*flags)[1]
-    assert run != whole and checkpoint.read(run / "last.pth")["step"] == 11
-    train(f"--resume={run}")
-    assert record(run) == record(whole)
-    for name in ("last.pth", "best.pth"):
-        one, other = checkpoint.read(run / name), checkpoint.read(whole / name)
-        assert all(same(one[key], other[key]) for key in one.keys() - {"config"})
+    resumes_bit_for_bit(Classify, 11, train, flags, monkeypatch)
