@@ -234,10 +234,12 @@ def _check_task(opt: Config, places: Mapping[str, str]) -> None:
     task = models.task_of(opt.model).lower()
     for name, place in places.items():
         group = Config.model_fields[name].json_schema_extra["group"]
-        value = getattr(opt, name)
-        if group in TASKS and group != task and value != Config.model_fields[name].default:
-            what = f"{place} has" if place.startswith("--") else f"{place}: {name} has"
-            raise UsageError(f"{what} no effect on {opt.model}: it is an option of {TASKS[group]} (`help` lists them)")
+        flag = place.startswith("--")  # a run's config.yaml holds every option: there the defaults of others may stand
+        if group in TASKS and group != task and (flag or getattr(opt, name) != Config.model_fields[name].default):
+            what = place if flag else f"{place}: {name}"
+            raise UsageError(
+                f"{what} has no effect on {opt.model}: it is an option of {TASKS[group]} (`help` lists them)"
+            )
 
 
 def _wrong_value(name: str, value: Any, place: str) -> str:

@@ -191,7 +191,10 @@ def help(*topics):  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-OUTPUTS = {"test": ("result_file",), "generate": ("gen_img", "gen_walk", "gen_folder")}  # options that name files
+OUTPUTS = {  # the options that name what a command writes, with the endings that its files may have (none: any)
+    "test": {"result_file": ()},
+    "generate": {"gen_img": (".png",), "gen_walk": (".gif", ".png"), "gen_folder": ()},
+}
 COMMANDS = {
     "train": train,
     "val": val,
@@ -211,8 +214,10 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
     for name in {"train_data_root", "test_data_root"} & flags.keys():
         if not Path(getattr(given, name) or ".").exists():
             raise UsageError(f"--{dashed(name)}: there is no {getattr(given, name)}")
-    for name in OUTPUTS.get(command, ()):
+    for name, endings in OUTPUTS.get(command, {}).items():
         if path := getattr(given, name):
+            if endings and not path.lower().endswith(endings):
+                raise UsageError(f"--{dashed(name)}={path}: give a name that ends in {' or '.join(endings)}")
             files.check_writable(path, f"--{dashed(name)}", folder=name == "gen_folder")
     path = checkpoint.find(given.load_path, given.checkpoint_dir)
     content = checkpoint.read(path)

@@ -25,7 +25,7 @@ from engine.judge import Judge, difference, frechet
 from engine.task import NotFinite
 from utils import checkpoint, presets
 
-FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--nz=8", "--use-gpu=false"]
+FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--use-gpu=false"]
 FLAGS += ["--vis-port=None", "--amp=off"]
 SMALL = ["--dataset=Unlabelled", "--model=AnimeGAN", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=256"]
 SMALL += ["--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
@@ -197,6 +197,9 @@ def test_generate(train, command, tmp_path):
     assert Image.open(tmp_path / "walk.gif").n_frames > 30
     code, _, err = command("generate", f"--load-path={run}", "--gen-num=5", "--gen-search-num=4")
     assert code == 2 and "search more, or keep less" in err
+    for flag, endings in (("--gen-img=a.jpg", ".png"), ("--gen-walk=a.mp4", ".gif or .png")):
+        code, _, err = command("generate", f"--load-path={run}", flag)
+        assert (code, err) == (2, f"main.py: {flag}: give a name that ends in {endings}\n")
 
 
 def test_the_best_of_many_are_kept_and_few_are_in_memory():
@@ -225,6 +228,7 @@ def test_every_preset_of_a_gan_runs(name, dogcat, mnist, tmp_path, command):
     "words, message",
     [
         (["--model=MNISTGAN", "--lr=0.1"], "--lr has no effect on MNISTGAN: it is an option of classifiers"),
+        (["--model=MNISTGAN", "--lr=1e-3"], "--lr has no effect on MNISTGAN: it is an option of classifiers"),
         (["--model=LeNet", "--lr1=0.1"], "--lr1 has no effect on LeNet: it is an option of GANs"),
         (["--model=MNISTGAN", "--ngf=8"], "--ngf has no effect on MNISTGAN: leave it out"),
         (["--model=resnet18", "--nz=8"], "--nz has no effect on resnet18: it is an option of GANs"),
@@ -254,7 +258,7 @@ def test_options_of_another_task_are_refused_before_torch_is_imported(train, com
     code, _, err = command("val", f"--load-path={run}", "--flip-test")
     assert code == 2 and "--flip-test has no effect on MNISTGAN" in err
     code, _, err = command("train", f"--resume={run}", "--max-epoch=2", "--nz=9")
-    assert code == 2 and "was trained with nz 8, not 9" in err
+    assert code == 2 and "was trained with nz None, not 9" in err
     code, _, err = command("train", f"--config={run / 'config.yaml'}", f"--checkpoint-dir={tmp_path / 'again'}")
     assert code == 0, err
 
@@ -303,7 +307,7 @@ def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
 
 
 def test_a_classifier_as_the_judge(train, command):
-    judge = train("--model=MNISTNet", "--nz=None", "--batch-size=16", "--max-epoch=6")[1]
+    judge = train("--model=MNISTNet", "--batch-size=16", "--max-epoch=6")[1]
     run = train("--max-epoch=1")[1]
     code, out, err = command("val", f"--load-path={run}", f"--judge={judge}")
     assert code == 0, err
