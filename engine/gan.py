@@ -1,6 +1,7 @@
 """The task of making images: a generator against a discriminator."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,18 @@ class Gan(Task):
     def begin(self, items: Items | None) -> None:
         net, opt, device = self.net, self.opt, self.device
         self.steps, self.average, self.optimizers = 0, None, {}
-        self.judge = Judge(opt.judge, self.preprocess, device)
         if items is not None:
+            _ = self.judge  # a wrong one is told before anything is trained
             fused = {"fused": device.device.type in ("cpu", "cuda"), "betas": (opt.beta1, 0.999)}
             self.optimizers = {
                 "generator": torch.optim.Adam(net.generator.parameters(), opt.lr1, **fused),
                 "discriminator": torch.optim.Adam(net.discriminator.parameters(), opt.lr2, **fused),
             }
             self.average = averaged(net.generator, opt)
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.opt.judge, self.preprocess, self.device)
 
     @property
     def generator(self) -> nn.Module:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -314,3 +315,13 @@ def test_a_classifier_as_the_judge(train, command):
     figures = json.loads((run / "val_best.json").read_text())
     assert figures["real_confidence"] > 0.5 and figures["real_spread"] > 0.95
     assert 0 <= figures["spread"] <= 1 and "real spread" in out
+
+
+def test_generate_needs_no_judge(train, command, tmp_path):
+    judge = train("--model=MNISTNet", "--max-epoch=1")[1]
+    run = train("--max-epoch=1", f"--judge={judge}")[1]
+    shutil.rmtree(judge)
+    code, out, err = command("generate", f"--load-path={run}", f"--gen-img={tmp_path / 'a.png'}")
+    assert code == 0 and (tmp_path / "a.png").exists(), err
+    code, _, err = command("val", f"--load-path={run}")
+    assert code == 2 and f"no checkpoint {judge}" in err
