@@ -26,7 +26,7 @@ from pydantic import (
 
 import data
 import models
-from utils import presets
+from cli import presets
 from utils.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Config(BaseModel):
     cutout: int = option("augmentation", 0, "cover a square of so many pixels", LEARN, ge=0)
 
     max_epoch: int = option("training", 10, "epochs", ("train",), ge=1)
-    ema: float = option("training", 0, "decay of the weights' moving average, which is judged and saved in their place; 0: none", LEARN, ge=0, lt=1)
+    ema: float = option("training", 0, "decay of the weights' moving average, which is eval_model and saved in their place; 0: none", LEARN, ge=0, lt=1)
     on_nan: Literal["stop", "skip"] = option("training", "stop", "a step whose loss or gradients are not finite; skip: leave it out", LEARN)
 
     optimizer: Literal["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "Muon"] = option("classify", "Adam", "update rule of torch.optim (Muon: for the filters and matrices, AdamW for the rest)")
@@ -147,7 +147,7 @@ class Config(BaseModel):
     def _known_dataset(cls, name: str) -> str:
         return data.find(name)
 
-    def fitted(self, dataset: "ImageData") -> "Config":
+    def with_dataset_defaults(self, dataset: "ImageData") -> "Config":
         """With what None leaves to the data set filled in."""
         own = {name: getattr(dataset, name) for name in ("image_size", "min_crop", "flip")}
         return self.model_copy(update={name: value for name, value in own.items() if getattr(self, name) is None})

@@ -9,11 +9,12 @@ import fire
 from fire.decorators import SetParseFn
 
 import data
+from cli import help as help_pages
+from cli import parsing
 from config import Config, dashed
 from engine import resume
-from utils import checkpoint, cli, files
-from utils import help as help_pages
-from utils.errors import Failure, Stopped, UsageError
+from utils import checkpoints, files
+from utils.errors import RunError, Stopped, UsageError
 
 
 @SetParseFn(str)
@@ -29,29 +30,29 @@ def train(**flags):
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
     """
     opt, folder = resume.options(flags)
-    goes_on = folder is not None and checkpoint.saved_in(folder)
-    start_from = checkpoint.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not goes_on else None
+    goes_on = folder is not None and checkpoints.saved_in(folder)
+    start_from = checkpoints.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not goes_on else None
     files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
     dataset = data.open(opt.dataset, opt.train_data_root)
-    opt = opt.fitted(dataset)
+    opt = opt.with_dataset_defaults(dataset)
 
-    from engine.loop import State, Training
+    from engine.loop import State, Trainer
     from engine.setup import training
-    from utils.run import Run
+    from runs.run import Run
 
-    past = resume.newest(folder, dataset.classes) if folder else resume.Past()
+    past = resume.load_latest(folder, dataset.classes) if folder else resume.ResumePoint()
     if past.epoch >= opt.max_epoch:
         print(f"{folder} has done its {past.epoch} epochs: to train on, give more, as --max-epoch={2 * past.epoch}")
         return folder
-    task, loaders, about = training(opt, dataset, start_from, past.content)
+    task, loaders, metadata = training(opt, dataset, start_from, past.content)
     run = Run.resume(folder, opt, past.epoch, past.step, past.best) if folder else Run.create(opt)
     try:
         with loaders:
-            for line in past.told(folder, about):
+            for line in past.told(folder, metadata):
                 run.say(line)
             run.say(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
-            run.record("resume" if folder else "start", **about)
-            state = Training(task, loaders.train, loaders.val, run, opt, about, State.of(past.content)).fit()
+            run.record("resume" if folder else "start", **metadata)
+            state = Trainer(task, loaders.train, loaders.val, run, opt, metadata, State.of(past.content)).fit()
         run.say(f"best: epoch {state.best_epoch}, {task.praise(state.best_score)}. All of it is in {run.folder}")
         for number, line in enumerate(task.next_steps(shlex.quote(str(run.folder)))):
             run.say(f"{'     ' if number else 'next:'} {line}")
@@ -62,7 +63,7 @@ def train(**flags):
 
 @SetParseFn(str)
 def val(**flags):
-    """Judge a checkpoint on the validation part that its training kept aside.
+    """Evaluate a checkpoint on the validation part that its training kept aside.
 
     The split, the preprocessing and the model come from the checkpoint. The figures go into the run folder too, as
     val_best.json or val_last.json.
@@ -72,11 +73,11 @@ def val(**flags):
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
     """
     opt, content = saved_run("val", flags)
-    from data.loaders import noting_bad
-    from engine.device import memory_told
-    from engine.setup import restored, val_loader
-    from utils import results
-    from utils.progress import watched
+    from data.loaders import collect_bad_images
+    from engine.device import oom_as_failure
+    from engine.setup import load_task, val_loader
+    from runs import results
+    from utils.progress import with_progress
 
     dataset = data.open(opt.dataset, opt.train_data_root)
     if dataset.classes != content["classes"]:
@@ -86,10 +87,10 @@ def val(**flags):
     if files_of != content["images"].get("val_files", files_of):
         warning = "its files are not those of the training, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
-    task, bad = restored(opt, content), []
-    with val_loader(opt, dataset, items, task) as loader, memory_told(opt, task.preprocess.image_size):
+    task, bad = load_task(opt, content), []
+    with val_loader(opt, dataset, items, task) as loader, oom_as_failure(opt, task.preprocess.image_size):
         print(f"{content['model']} of epoch {content['epoch']} on {len(items)} validation images of {dataset.root}")
-        figures = task.evaluate(noting_bad(watched(loader.at(0), "validating", len(items)), bad))
+        figures = task.evaluate(collect_bad_images(with_progress(loader.set_epoch(0), "validating", len(items)), bad))
     print(task.table(figures))
     results.write_json(Path(opt.load_path), {"images": len(items), "classes": task.classes, **figures})
     for line in bad:
@@ -112,14 +113,14 @@ def test(**flags):
 
     found = unlabelled.find(opt.test_data_root)
 
-    from engine.device import memory_told
-    from engine.setup import restored, test_loader
-    from utils import results
-    from utils.progress import watched
+    from engine.device import oom_as_failure
+    from engine.setup import load_task, test_loader
+    from runs import results
+    from utils.progress import with_progress
 
-    task = restored(opt, content)
-    with test_loader(opt, [path for _, path in found], task) as loader, memory_told(opt, task.preprocess.image_size):
-        predictions = task.predict(watched(loader, "labelling", len(found)))
+    task = load_task(opt, content)
+    with test_loader(opt, [path for _, path in found], task) as loader, oom_as_failure(opt, task.preprocess.image_size):
+        predictions = task.predict(with_progress(loader, "labelling", len(found)))
         count = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
     print(f"{opt.result_file}: {count} rows, {results.meaning(task.classes)}")
 
@@ -136,15 +137,15 @@ def generate(**flags):
         python main.py generate --load-path=RUN --gen-walk=walk.gif
     """
     opt, content = saved_run("generate", flags)
-    from engine.setup import restored
+    from engine.setup import load_task
 
-    for line in restored(opt, content).generate():
+    for line in load_task(opt, content).generate():
         print(line)
 
 
 @SetParseFn(str)
 def check(**flags):
-    """Look over a data set before it is trained on: unreadable and odd files, labels, duplicates, disk, one step.
+    """Inspection over a data set before it is trained on: unreadable and odd files, labels, duplicates, disk, one step.
 
     Exit code 1 where something would stop a run.
 
@@ -154,11 +155,11 @@ def check(**flags):
     """
     opt = Config.resolve("check", flags)
     dataset = data.open(opt.dataset, opt.train_data_root)
-    opt = opt.fitted(dataset)
+    opt = opt.with_dataset_defaults(dataset)
 
-    from engine.check import check as look_over
+    from engine.check import check as check_dataset
 
-    if not look_over(opt, dataset):
+    if not check_dataset(opt, dataset):
         sys.exit(1)
 
 
@@ -172,7 +173,7 @@ def bench(**flags):
     """
     opt = Config.resolve("bench", flags)
     dataset = data.open(opt.dataset, opt.train_data_root)
-    opt = opt.fitted(dataset)
+    opt = opt.with_dataset_defaults(dataset)
 
     from engine.bench import compare
 
@@ -219,8 +220,8 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
             if endings and not path.lower().endswith(endings):
                 raise UsageError(f"--{dashed(name)}={path}: give a name that ends in {' or '.join(endings)}")
             files.check_writable(path, f"--{dashed(name)}", folder=name == "gen_folder")
-    path = checkpoint.find(given.load_path, given.checkpoint_dir)
-    content = checkpoint.read(path)
+    path = checkpoints.find(given.load_path, given.checkpoint_dir)
+    content = checkpoints.read(path)
     if "config" not in content:
         raise UsageError(f"{path} holds weights only: start from it with train --load-path={path}")
     if "model" in flags and given.model != content["model"]:
@@ -233,14 +234,14 @@ def saved_run(command: str, flags: dict) -> tuple[Config, dict]:
 def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
-        command, topics, flags = cli.parse(sys.argv[1:], COMMANDS)
+        command, topics, flags = parsing.parse(sys.argv[1:], COMMANDS)
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
         fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)
         sys.stdout.flush()
     except UsageError as e:
         print(f"main.py: {e}", file=sys.stderr)
         sys.exit(2)
-    except Failure as e:
+    except RunError as e:
         print(f"main.py: {e}", file=sys.stderr)
         sys.exit(1)
     except Stopped as e:

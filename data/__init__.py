@@ -36,10 +36,10 @@ def open(name: str, root: str | None = None):  # noqa: A001 - data.open(...) is 
 
 
 def _other(name: str, root: str | None) -> str:
-    """A hint at another data set that the folder looks like."""
+    """A hint at another data set that the folder inspections like."""
     others = (other for other in names() if other not in (name, "Demo"))  # Demo's images are DogCat's
-    fitting = next((other for other in others if root and _class(other).fits(Path(root))), None)
-    return f" It looks like a {fitting}: train with --dataset={fitting}" if fitting else ""
+    fitting = next((other for other in others if root and _class(other).matches(Path(root))), None)
+    return f" It inspections like a {fitting}: train with --dataset={fitting}" if fitting else ""
 
 
 def _class(name: str) -> type:

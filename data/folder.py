@@ -21,10 +21,10 @@ class Folder(ImageData):
     """
 
     layout = "one folder a class, with two images or more in each"
-    held_out_names = ("val", "valid", "validation", "test")
+    val_names = ("val", "valid", "validation", "test")
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def matches(cls, root: Path) -> bool:
         folders = [path for path in first_files(root) if path.is_dir()]
         return sum(any(map(is_image, first_files(folder))) for folder in folders) > 1
 
@@ -35,14 +35,14 @@ class Folder(ImageData):
         return classes, items
 
     def _in_parts(self, root: Path) -> tuple[list[str], Items]:
-        """Classes and items of what is for training; sets `held_out` where there are two parts."""
-        held_out = next((root / name for name in self.held_out_names if (root / name).is_dir()), None)
-        if held_out is None or not (root / "train").is_dir() or self.fits(root):
+        """Classes and items of what is for training; sets `val_items` where there are two parts."""
+        val_items = next((root / name for name in self.val_names if (root / name).is_dir()), None)
+        if val_items is None or not (root / "train").is_dir() or self.matches(root):
             return self._sorted(root)
         classes, items = self._sorted(root / "train")
-        others, self.held_out = self._sorted(held_out)
+        others, self.val_items = self._sorted(val_items)
         if others != classes:
-            raise UsageError(f"{held_out} has the classes {others}, and {root / 'train'} has {classes}")
+            raise UsageError(f"{val_items} has the classes {others}, and {root / 'train'} has {classes}")
         return classes, items
 
     @staticmethod

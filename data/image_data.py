@@ -23,7 +23,7 @@ class ImageData:
     Attributes:
         classes: class names; a label is a position in this list.
         items: (path, label) of every image, sorted by path.
-        held_out: those of a part that the set itself keeps for validation; no part of `items`.
+        val_items: those of a part that the set itself keeps for validation; no part of `items`.
         home: where the images are expected when no folder is given.
         layout: what the folder should hold, in words.
         channels, mean, std: of a pixel; mean and deviation of each channel, in [0, 1].
@@ -32,7 +32,7 @@ class ImageData:
 
     classes: list[str]
     items: Items
-    held_out: Items = []
+    val_items: Items = []
     home = "data/train"
     layout = ""
     channels, mean, std = 3, IMAGENET_MEAN, IMAGENET_STD
@@ -63,7 +63,7 @@ class ImageData:
         raise NotImplementedError
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def matches(cls, root: Path) -> bool:
         """A quick look, for hints: whether the first files of `root` are such images."""
         raise NotImplementedError
 
@@ -77,8 +77,8 @@ class ImageData:
         files and cuts at 70%. Here the order comes from a hash of (seed, file name): where the folder lies and how
         its files are listed change nothing. Each part has every class.
         """
-        if val_fraction is None and self.held_out:
-            return self.items, self.held_out
+        if val_fraction is None and self.val_items:
+            return self.items, self.val_items
         val_fraction = val_fraction or self.val_part
         by_class = [[] for _ in self.classes]
         for item in self.items:
@@ -93,7 +93,7 @@ class ImageData:
 
     def left_out(self) -> list[Path]:
         """The files under the root, sorted, that no rule of the data set takes in; not those in hidden folders."""
-        taken = {path for path, _ in self.items + self.held_out}
+        taken = {path for path, _ in self.items + self.val_items}
         return sorted(path for path in files_below(self.root) if path not in taken)
 
     def fingerprint(self, items: Items) -> str:
@@ -118,7 +118,7 @@ class ImageData:
     def _nearby(self) -> str:
         """A hint at the sub-folder that the user may have meant."""
         folders = sorted(p for p in self.root.iterdir() if p.is_dir())
-        return next((f" Did you mean {folder}?" for folder in folders if self.fits(folder)), "")
+        return next((f" Did you mean {folder}?" for folder in folders if self.matches(folder)), "")
 
 
 def first_files(folder: Path, count: int = 100) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Batches of images: which ones, in which order; read from files by some processes, or taken from memory.
+"""EpochBatchSampler of images: which ones, in which order; read from files by some processes, or taken from memory.
 
 Order and augmentation are keyed, not streamed: the order of an epoch comes from (seed, epoch), the augmentation of
 an image from (seed, epoch, index). The number of workers and an interruption change nothing of what is computed.
@@ -31,7 +31,7 @@ Sample = tuple[np.ndarray, int, Key, list[str]]
 TRIES = 20  # images of the same class that are tried in place of one that cannot be read
 
 
-class Images(Dataset):
+class ImageDataset(Dataset):
     """Reads images of `items`; cuts them at random, or to the middle square.
 
     Args:
@@ -74,7 +74,7 @@ class Images(Dataset):
         return indices
 
 
-class Batches(Sampler[list[Key]]):
+class EpochBatchSampler(Sampler[list[Key]]):
     """The batches of one epoch at a time, as lists of (epoch, index); shuffled where there is a `seed`.
 
     Every image comes once an epoch; with `shares`, each is drawn with replacement, as often as its share says. A last
@@ -154,9 +154,9 @@ class EpochLoader:
     """What gives the batches of `items` by epochs, in the order of `batch_sampler`; a context that closes it."""
 
     items: Items
-    batch_sampler: Batches
+    batch_sampler: EpochBatchSampler
 
-    def at(self, epoch: int, start: int = 0) -> "EpochLoader":
+    def set_epoch(self, epoch: int, start: int = 0) -> "EpochLoader":
         """The loader itself, set to the images of `epoch` from position `start` on."""
         self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
         return self
@@ -185,7 +185,7 @@ class Loader(EpochLoader, DataLoader):
         self,
         items: Items,
         preprocess: Preprocess,
-        batches: Batches,
+        batches: EpochBatchSampler,
         num_workers: int = 0,
         augment: Augment | None = None,
         replace_bad: bool = False,
@@ -195,7 +195,7 @@ class Loader(EpochLoader, DataLoader):
         self.items, self.processes = items, set()
         weakref.finalize(self, _kill, self.processes)
         super().__init__(
-            Images(items, preprocess, batches.seed or 0, augment is not None, replace_bad),
+            ImageDataset(items, preprocess, batches.seed or 0, augment is not None, replace_bad),
             batch_sampler=batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -203,7 +203,7 @@ class Loader(EpochLoader, DataLoader):
             pin_memory=pin,
             timeout=timeout if num_workers else 0,
             generator=torch.Generator(),  # torch draws a number each epoch: not from the training's numbers
-            worker_init_fn=workers.settle,
+            worker_init_fn=workers.init_worker,
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -211,12 +211,12 @@ class Loader(EpochLoader, DataLoader):
 
         Raises:
             UsageError: an image cannot be read.
-            Failure: a worker process died, hangs, or has no shared memory left.
+            RunError: a worker process died, hangs, or has no shared memory left.
         """
         batches, number = None, 0
         while True:
             try:
-                with workers.watched_over(self.timeout):
+                with workers.watchdog(self.timeout):
                     batches = batches or self._started()
                     batch = next(batches, None)
             except (RuntimeError, OSError, EOFError) as e:
@@ -233,7 +233,7 @@ class Loader(EpochLoader, DataLoader):
     def _started(self) -> Iterator[Batch]:
         """torch's own iterator; starts the worker processes where there are none yet."""
         before = set(multiprocessing.active_children())
-        with workers.stops_held_back():
+        with workers.block_signals():
             batches = super().__iter__()
         self.processes |= set(multiprocessing.active_children()) - before
         return batches
@@ -246,15 +246,15 @@ class Loader(EpochLoader, DataLoader):
 
     def close(self) -> None:
         """Ends the worker processes at once, also those that hang, and torch's threads."""
-        workers.rest()  # a stop may have been raised just where the watch was to end
+        workers.end_watchdog()  # a stop may have been raised just where the watch was to end
         _kill(self.processes)
         if self._iterator is not None:
-            with suppress(TimeoutError), workers.at_most(2):  # a killed worker may have held a lock
+            with suppress(TimeoutError), workers.time_limit(2):  # a killed worker may have held a lock
                 self._iterator._shutdown_workers()
             self._iterator = None
 
 
-def noting_bad(batches: Iterable[Batch], bad: list[str]) -> Iterator[Batch]:
+def collect_bad_images(batches: Iterable[Batch], bad: list[str]) -> Iterator[Batch]:
     """The batches; what could not be read, and was replaced, is added to `bad`."""
     for batch in batches:
         bad += batch.bad

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from utils.errors import Failure, Stopped, UsageError
+from utils.errors import RunError, Stopped, UsageError
 from utils.files import printable
 
 ORIENTATION = 0x0112  # EXIF tag: 1 is upright; what undoes the others:
@@ -90,7 +90,7 @@ def told(path: Path) -> Iterator[None]:
     """Turns what Pillow raises on `path`, which may be anything, into a UsageError."""
     try:
         yield
-    except (UsageError, Failure, Stopped):  # from a signal's handler
+    except (UsageError, RunError, Stopped):  # from a signal's handler
         raise
     except Exception as e:
         raise UsageError(f"image {printable(path)} cannot be read: {reason(path, e)}") from e

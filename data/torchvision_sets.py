@@ -37,7 +37,7 @@ class _TorchvisionSet(ImageData):
         parts = {"train": self._part(train=True), "test": self._part(train=False)}
         self.classes = [name.partition(" - ")[0] for name in parts["train"].classes]  # "0 - zero" of MNIST
         self.arrays = {part: _with_channels(np.asarray(source.data)) for part, source in parts.items()}
-        self.items, self.held_out = (
+        self.items, self.val_items = (
             [
                 (self.root / type(self).__name__ / part / f"{i:06d}", int(label))
                 for i, label in enumerate(source.targets)
@@ -61,7 +61,7 @@ class _TorchvisionSet(ImageData):
         return sha.hexdigest()
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def matches(cls, root: Path) -> bool:
         return False  # their files say nothing to an eye
 
     def _part(self, train: bool):
@@ -117,7 +117,7 @@ class MNIST(_TorchvisionSet):
     def _unpack(self) -> None:
         for packed in (self.root / type(self).__name__ / "raw").glob("*-ubyte.gz"):
             if not packed.with_suffix("").exists():
-                with gzip.open(packed) as source, files.whole(packed.with_suffix(""), "wb") as file:
+                with gzip.open(packed) as source, files.atomic_write(packed.with_suffix(""), "wb") as file:
                     shutil.copyfileobj(source, file)
 
 

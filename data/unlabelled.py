@@ -46,11 +46,11 @@ class Unlabelled(ImageData):
         return ["image"], sorted((path, 0) for path in files_below(root) if is_image(path))
 
     def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
-        """At least two images are for validation: what is judged is how they differ."""
+        """At least two images are for validation: what is eval_model is how they differ."""
         return super().split(max(val_fraction or self.val_part, 2 / len(self.items)), seed)
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def matches(cls, root: Path) -> bool:
         return False  # every folder of images would
 
     @staticmethod

@@ -14,10 +14,10 @@ from torchvision import datasets, transforms
 from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
-from engine.loop import Training
+from engine.loop import Trainer
 from engine.setup import train_loader, training
-from engine.task import Task
-from utils.run import Run
+from engine.tasks.base import Task
+from runs.run import Run
 
 IMAGES, ROUNDS = 400, 5
 
@@ -29,14 +29,14 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     """
     count = IMAGES * (50 if opt.image_size <= 64 else 1)  # small ones take less time
     every = max(len(dataset.items) // count, 1)
-    dataset.items, dataset.held_out = dataset.items[::every][:count], dataset.held_out[:IMAGES]
+    dataset.items, dataset.val_items = dataset.items[::every][:count], dataset.val_items[:IMAGES]
     task, loaders, _ = training(opt, dataset)
     setting = f"batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
     print(f"{opt.model} at {opt.image_size}, {setting}")
     loader = train_loader(opt, dataset, dataset.items, task.preprocess, task.device)
     with loader as train, tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), [])
-        ours = lambda: Training(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731
+        ours = lambda: Trainer(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731
         rivals = {
             "tutorial loop": tutorial_epoch(opt, dataset, task, Path(folder)),
             "this program": ours,

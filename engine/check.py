@@ -10,13 +10,13 @@ import torch
 
 from config import Config
 from data.image_data import ImageData, Items, is_image
+from data.inspection import Inspection, inspect_images
 from data.loaders import EpochLoader, cores
-from data.survey import Look, look_at_all
 from data.transforms import Preprocess
-from engine.device import memory_told
+from engine.device import oom_as_failure
 from engine.setup import train_loader, training
-from engine.task import Task
-from utils.errors import Failure
+from engine.tasks.base import Task
+from utils.errors import RunError
 from utils.files import printable
 
 SHOWN = 10  # names a section lists
@@ -27,16 +27,18 @@ def check(opt: Config, dataset: ImageData) -> bool:
     """Prints the report. Returns whether nothing in it would stop a run."""
     start = time.monotonic()
     train, val = dataset.split(opt.val_fraction, opt.seed)
-    looks = look_at_all(dataset, sorted(train + val), Preprocess(opt.image_size), cores())
-    good = [one for one in looks if not one.problem]
+    inspections = inspect_images(dataset, sorted(train + val), Preprocess(opt.image_size), cores())
+    good = [one for one in inspections if not one.problem]
     parts = f"{len(train)} for training, {len(val)} for validation"
-    print(f"{opt.dataset} in {dataset.root}: {len(looks)} images ({parts}), read in {time.monotonic() - start:.0f} s")
+    print(
+        f"{opt.dataset} in {dataset.root}: {len(inspections)} images ({parts}), read in {time.monotonic() - start:.0f} s"
+    )
     report_classes(dataset.classes, train + val)
     report_sizes(good, opt.image_size)
     report_kinds(good, dataset.root)
     report_left_out(dataset)
-    report_duplicates(looks, {path for path, _ in val}, dataset)
-    problems = unreadable(looks, opt, dataset, {"training": train, "validation": val})
+    report_duplicates(inspections, {path for path, _ in val}, dataset)
+    problems = unreadable(inspections, opt, dataset, {"training": train, "validation": val})
     problems += machine(opt, dataset, {one.path for one in good})
     print(f"{len(problems)} would stop a run: {'; '.join(problems)}" if problems else "nothing here would stop a run")
     return not problems
@@ -69,7 +71,7 @@ def report_classes(classes: list[str], items: Items) -> None:
         row("", f"note: unbalanced, {times}: accuracy flatters")
 
 
-def report_sizes(good: list[Look], image_size: int) -> None:
+def report_sizes(good: list[Inspection], image_size: int) -> None:
     if not good:
         return
     sides = [min(one.size) for one in good]
@@ -79,7 +81,7 @@ def report_sizes(good: list[Look], image_size: int) -> None:
         row("", f"note: {small} are smaller than --image-size={image_size} and get enlarged")
 
 
-def report_kinds(good: list[Look], root: Path) -> None:
+def report_kinds(good: list[Inspection], root: Path) -> None:
     """Odd images, which are read all the same."""
     by_kind = defaultdict(list)
     for one in good:
@@ -99,10 +101,10 @@ def report_left_out(dataset: ImageData) -> None:
         row("" if images else "left out", f"{len(others)} files that are no images: {names(others, dataset.root)}")
 
 
-def report_duplicates(looks: list[Look], val: set[Path], dataset: ImageData) -> None:
+def report_duplicates(inspections: list[Inspection], val: set[Path], dataset: ImageData) -> None:
     """The same bytes twice: under two labels, in both parts, within one."""
     by_digest = defaultdict(list)
-    for one in looks:
+    for one in inspections:
         if not one.problem:
             by_digest[one.digest].append(one)
     groups = {"with two labels, so one of them is wrong": [], "in training and in validation: accuracy flatters": []}
@@ -126,13 +128,13 @@ def report_duplicates(looks: list[Look], val: set[Path], dataset: ImageData) -> 
         row(title, f"{within} within one part")
 
 
-def unreadable(looks: list[Look], opt: Config, dataset: ImageData, parts: dict[str, Items]) -> list[str]:
+def unreadable(inspections: list[Inspection], opt: Config, dataset: ImageData, parts: dict[str, Items]) -> list[str]:
     """Prints the images that cannot be read; returns what of it would stop a run."""
-    bad = [one for one in looks if one.problem]
+    bad = [one for one in inspections if one.problem]
     if not bad:
         return []
     replaced = ", each replaced by another of its class" if opt.on_bad_image == "skip" else ""
-    row("unreadable", f"{len(bad)} of {len(looks)}{replaced}:")
+    row("unreadable", f"{len(bad)} of {len(inspections)}{replaced}:")
     for one in bad[:SHOWN]:
         row("", f"{below(dataset.root, one.path)}: {one.problem}")
     if len(bad) > SHOWN:
@@ -165,9 +167,9 @@ def step(task: Task, loader: EpochLoader, opt: Config) -> list[str]:
     batch = next(iter(loader))
     start = time.monotonic()
     try:
-        with memory_told(opt, opt.image_size):
+        with oom_as_failure(opt, opt.image_size):
             figures = task.train_step(batch)
-    except Failure as e:
+    except RunError as e:
         return [str(e)]
     told = ", ".join(f"{name.replace('_', ' ')} {float(value):.4f}" for name, value in figures.items())
     row("one step", f"{opt.model}, {len(batch)} images: {told}, {time.monotonic() - start:.1f} s with warm-up")

@@ -10,7 +10,7 @@ import torch
 
 from config import Config
 from data.loaders import cores
-from utils.errors import Failure, UsageError
+from utils.errors import RunError, UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NO_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -40,7 +40,7 @@ class Device:
             return images
         return images.to(self.device)
 
-    def about(self) -> dict:
+    def metadata(self) -> dict:
         """What of the machine decides the last bits of a training."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return {
@@ -51,11 +51,11 @@ class Device:
         }
 
     def __str__(self) -> str:
-        about = self.about()
-        return f"{about['device']}, {about['numbers']}, {about['threads']} threads"
+        facts = self.metadata()
+        return f"{facts['device']}, {facts['numbers']}, {facts['threads']} threads"
 
 
-def pick(opt: Config) -> Device:
+def select_device(opt: Config) -> Device:
     """The device that the options ask for.
 
     Raises:
@@ -86,8 +86,8 @@ def keep_memory() -> None:
 
 
 @contextmanager
-def memory_told(opt: Config, image_size: int) -> Iterator[None]:
-    """Turns the error of a GPU (or a machine) without memory left into a Failure that says what to try."""
+def oom_as_failure(opt: Config, image_size: int) -> Iterator[None]:
+    """Turns the error of a GPU (or a machine) without memory left into a RunError that says what to try."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:
@@ -95,7 +95,7 @@ def memory_told(opt: Config, image_size: int) -> Iterator[None]:
             raise
         smaller = f"--batch-size={opt.batch_size // 2}" if opt.batch_size > 1 else "a smaller --image-size"
         more = ", or --amp=bf16" if opt.amp == "off" else ""
-        raise Failure(
+        raise RunError(
             f"out of memory with batch size {opt.batch_size} and image size {image_size}: try {smaller}"
             f"{' or a smaller --image-size' if opt.batch_size > 1 else ''}, a smaller model{more}"
         ) from e

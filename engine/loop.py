@@ -14,21 +14,21 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from config import Config
-from data.loaders import Batch, EpochLoader, noting_bad
-from engine.device import memory_told
-from engine.stops import Stops
-from engine.task import NotFinite, Task
-from utils import checkpoint
-from utils.errors import Failure, Stopped
+from data.loaders import Batch, EpochLoader, collect_bad_images
+from engine.device import oom_as_failure
+from engine.stop_control import StopControl
+from engine.tasks.base import NonFiniteError, Task
+from runs.run import Run
+from utils import checkpoints
+from utils.errors import RunError, Stopped
 from utils.files import printable
-from utils.progress import Progress, watched
-from utils.run import Run
+from utils.progress import Progress, with_progress
 
 MAX_SKIPPED = 20  # steps in a row that may be left out before there is no sense in going on
 
 
 @dataclass
-class Pass:
+class EpochProgress:
     """The epoch under way: images behind it, sums of its figures by image, seconds, and what has to be told of it."""
 
     seen: int = 0
@@ -49,7 +49,7 @@ class State:
 
     epoch: int = 0
     step: int = 0
-    now: Pass = field(default_factory=Pass)
+    now: EpochProgress = field(default_factory=EpochProgress)
     best_score: float = float("-inf")
     best_epoch: int = 0
     metrics: dict = field(default_factory=dict)
@@ -69,14 +69,14 @@ class State:
         """The state that a checkpoint's `content` holds."""
         content = content or {}
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        return cls(**known | {"now": Pass(**content.get("now", {}))})
+        return cls(**known | {"now": EpochProgress(**content.get("now", {}))})
 
 
-class Training:
-    """One training: `Training(task, loaders, run, opt, about).fit()`.
+class Trainer:
+    """One training: `Trainer(task, loaders, run, opt, metadata).fit()`.
 
     Args:
-        about: what each checkpoint says of itself beside the states (model, classes, preprocess, config, ...).
+        metadata: what each checkpoint says of itself beside the states (model, classes, preprocess, config, ...).
         state: where it goes on.
     """
 
@@ -87,13 +87,13 @@ class Training:
         val: EpochLoader,
         run: Run,
         opt: Config,
-        about: dict,
+        metadata: dict,
         state: State | None = None,
     ) -> None:
-        self.task, self.train, self.val, self.run, self.opt, self.about = task, train, val, run, opt, about
+        self.task, self.train, self.val, self.run, self.opt, self.metadata = task, train, val, run, opt, metadata
         self.state = state or State()
-        self.stops = Stops(run.folder, run.say, self.save_as_asked)
-        self.waiting: list[tuple[float, dict]] = []  # steps that are not yet in the record
+        self.stops = StopControl(run.folder, run.say, self.save_as_asked)
+        self.pending_steps: list[tuple[float, dict]] = []  # steps that are not yet in the record
         self.in_step = False
         self.saved = (self.state.epoch, self.state.step) if self.state.step else None
 
@@ -102,7 +102,7 @@ class Training:
 
         Raises:
             Stopped: the user stops it; it is saved.
-            UsageError, Failure: an image, the machine or the numbers fail; it is saved where the step before was whole.
+            UsageError, RunError: an image, the machine or the numbers fail; it is saved where the step before was whole.
         """
         try:
             with self.stops:
@@ -120,7 +120,7 @@ class Training:
         state, now, opt = self.state, self.state.now, self.opt
         bar = Progress(f"epoch {state.epoch + 1}/{opt.max_epoch}", len(self.train.items), now.seen)
         last_look = last_time = time.monotonic()
-        for batch in self.stops.waiting(self.train.at(state.epoch, now.seen)):
+        for batch in self.stops.interruptible(self.train.set_epoch(state.epoch, now.seen)):
             figures = self.step(batch)
             bar.update(len(batch))
             now.seconds, last_time = now.seconds + time.monotonic() - last_time, time.monotonic()
@@ -130,7 +130,7 @@ class Training:
                 bar.show(**now.means())
                 last_look = time.monotonic()
             if state.step % opt.print_freq == 0 and self.stops.debugger_wanted(opt.debug_file):
-                look_inside(self.task, batch, figures)
+                open_debugger(self.task, batch, figures)
             if state.step % opt.save_every == 0:
                 self.save()
         bar.close()
@@ -144,12 +144,12 @@ class Training:
         self.task.schedule((state.epoch + now.seen / len(self.train.items)) / self.opt.max_epoch)
         lr = self.task.lr()
         try:
-            with memory_told(self.opt, self.opt.image_size):
+            with oom_as_failure(self.opt, self.opt.image_size):
                 figures = self.task.train_step(batch)
-        except NotFinite as e:
+        except NonFiniteError as e:
             figures = {}
             self.skip(batch, lr, str(e))
-        self.waiting.append((state.step + 1, lr, figures))
+        self.pending_steps.append((state.step + 1, lr, figures))
         now.lr = now.lr if now.seen else lr
         state.step, now.seen, now.bad = state.step + 1, now.seen + len(batch), now.bad + batch.bad
         if figures:
@@ -164,34 +164,36 @@ class Training:
         names = ", ".join(printable(self.train.items[i][0]) for i in batch.indices.tolist())
         line = f"step {step} (epoch {self.state.epoch + 1}, lr {lr:.3g}): {what} is not finite; its batch: {names}"
         if self.opt.on_nan == "stop":
-            raise Failure(f"{line}. A lower --lr helps most often; --on-nan=skip leaves such steps out")
+            raise RunError(f"{line}. A lower --lr helps most often; --on-nan=skip leaves such steps out")
         self.run.say(f"skipped {line}")
         skipped.append(step)
         if skipped[-MAX_SKIPPED:] == list(range(step - MAX_SKIPPED + 1, step + 1)):
-            raise Failure(f"{MAX_SKIPPED} steps in a row are not finite: lower --lr")
+            raise RunError(f"{MAX_SKIPPED} steps in a row are not finite: lower --lr")
 
     def record_steps(self) -> None:
         """Writes the figures of the steps since the last call into the record."""
-        while self.waiting:
-            step, lr, figures = self.waiting[0]
+        while self.pending_steps:
+            step, lr, figures = self.pending_steps[0]
             values = {name: float(value) for name, value in figures.items()} or {"skipped": True}
             self.run.record("step", epoch=self.state.epoch + 1, step=step, lr=lr, **values)
-            del self.waiting[0]
+            del self.pending_steps[0]
 
     def end_epoch(self) -> None:
         """Validates; one epoch into the record, the pictures and a line on the terminal; saves."""
         state, now, task, start = self.state, self.state.now, self.task, time.monotonic()
         if not now.sums:
-            raise Failure(f"no step of epoch {state.epoch + 1} had finite numbers: lower --lr")
+            raise RunError(f"no step of epoch {state.epoch + 1} had finite numbers: lower --lr")
         bad, progress = [], ("validating", len(self.val.items))
-        with memory_told(self.opt, self.opt.image_size):
-            figures = task.evaluate(noting_bad(watched(self.stops.waiting(self.val.at(0)), *progress), bad))
+        with oom_as_failure(self.opt, self.opt.image_size):
+            figures = task.evaluate(
+                collect_bad_images(with_progress(self.stops.interruptible(self.val.set_epoch(0)), *progress), bad)
+            )
         means, done = now.means(), (state.epoch + 1) / self.opt.max_epoch
         doubt = None if state.warned else task.doubt(means, figures, done)
         task.end_epoch(figures)
         now.bad += bad
         self.state = replace(
-            state, epoch=state.epoch + 1, now=Pass(), metrics=figures, warned=state.warned or doubt is not None
+            state, epoch=state.epoch + 1, now=EpochProgress(), metrics=figures, warned=state.warned or doubt is not None
         )
         if figures["score"] > state.best_score:
             self.state.best_score, self.state.best_epoch = figures["score"], self.state.epoch
@@ -200,7 +202,7 @@ class Training:
             self.run.say(f"warning: {doubt}")
         self.save()
 
-    def report(self, done: Pass, means: dict, seconds: float) -> None:
+    def report(self, done: EpochProgress, means: dict, seconds: float) -> None:
         """One epoch into the record, the pictures, and a line for the terminal."""
         state, run, rate = self.state, self.run, done.seen / max(done.seconds, 1e-9)
         train = {f"train_{name}": value for name, value in means.items()}
@@ -225,7 +227,7 @@ class Training:
         """Saves all that going on needs; the record comes first, so that it never lacks a step that is saved."""
         state = self.state
         self.record_steps()
-        content = {**self.about, **self.task.state_dict(), **state.state_dict()}
+        content = {**self.metadata, **self.task.state_dict(), **state.state_dict()}
         self.run.save(content, state.step, self.opt.keep, better=state.is_best)
         self.saved = (state.epoch, state.step)
 
@@ -237,13 +239,13 @@ class Training:
         """What is done when the training ends before its time: saves it, unless a step was cut off, and says so."""
         state, run = self.state, self.run
         where = f"step {state.step} (epoch {state.epoch + 1} of {self.opt.max_epoch})"
-        with suppress(Failure):  # the disk may be full: then the last checkpoint counts
+        with suppress(RunError):  # the disk may be full: then the last checkpoint counts
             run.note(f"{type(e).__name__}: {e}")
             if not self.in_step and self.saved != (state.epoch, state.step):
                 self.save()
         what = f"stopped by {e} at {where}" if isinstance(e, Stopped) else f"ended at {where}"
-        saved = checkpoint.saved_in(run.folder)
-        with suppress(Failure):
+        saved = checkpoints.saved_in(run.folder)
+        with suppress(RunError):
             if not saved:
                 run.say(f"{what}; nothing was saved before. To start again: {run.how_to_resume}")
             elif self.saved == (state.epoch, state.step) and not self.in_step:
@@ -252,7 +254,7 @@ class Training:
                 run.say(f"{what}; the last good checkpoint is {saved[0]}. To go on from it: {run.how_to_resume}")
 
 
-def look_inside(task: Task, batch: Batch, figures: dict[str, torch.Tensor]) -> None:
+def open_debugger(task: Task, batch: Batch, figures: dict[str, torch.Tensor]) -> None:
     """Opens a debugger, ipdb where it is installed, with the batch, the net and the loss at hand (book, chapter 6)."""
     net, loss = getattr(task, "net", None), figures.get("loss")  # noqa: F841 - for the person at the debugger
     try:

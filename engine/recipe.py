@@ -13,7 +13,7 @@ from engine.device import Device
 from models.basic_module import BasicModule
 
 
-def smaller(side: int) -> int:
+def resized_side(side: int) -> int:
     """The side of the images in the first part of a training with progressive resizing (Howard 2018, fast.ai)."""
     return side * 3 // 4
 
@@ -32,7 +32,7 @@ def class_weights(items: Items) -> torch.Tensor:
     return counts.sum() / (len(counts) * counts)
 
 
-def mixing(opt: Config, num_classes: int) -> Callable:
+def make_mixup(opt: Config, num_classes: int) -> Callable:
     """(images, labels) -> the same, mixed as the options say: mixup (Zhang et al. 2017, arXiv:1710.09412), cutmix
     (Yun et al. 2019, arXiv:1905.04899), or one of both in each step.
     """
@@ -41,12 +41,12 @@ def mixing(opt: Config, num_classes: int) -> Callable:
     return v2.RandomChoice(mixes) if mixes else lambda images, labels: (images, labels)
 
 
-def averaged(net: nn.Module, opt: Config) -> AveragedModel | None:
+def make_ema(net: nn.Module, opt: Config) -> AveragedModel | None:
     """The moving average of a net's weights and buffers, where the options ask for one."""
     return AveragedModel(net, avg_fn=moving_average(opt.ema), use_buffers=True) if opt.ema else None
 
 
-def take_up(optimizer: torch.optim.Optimizer, state: dict, saved: tuple[str, ...] = ()) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict, saved: tuple[str, ...] = ()) -> None:
     """Loads an optimizer's state; what options set stays as they have it, all but the `saved` ones."""
     chosen = [{k: v for k, v in g.items() if k not in ("params", *saved)} for g in optimizer.param_groups]
     optimizer.load_state_dict(state)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cli import presets
 from config import Config, dashed
-from utils import checkpoint, presets
-from utils.errors import Failure, UsageError
+from utils import checkpoints
+from utils.errors import RunError, UsageError
 
 FIXED = ("model", "optimizer", "seed", "val_fraction", "nz", "ngf", "ndf")  # else the saved state means nothing
 OWN = ("load_path", "pretrained")  # a resumed run has its own weights
@@ -38,7 +39,7 @@ def options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
 
 
 def _folder(path: str, runs: str) -> Path:
-    folder = checkpoint.newest(runs, "config.yaml") if path == "last" else Path(path)
+    folder = checkpoints.newest(runs, "config.yaml") if path == "last" else Path(path)
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"no run folder {folder}"
         raise UsageError(f"{what}: give a folder of {runs}/ as --resume=RUN_FOLDER, or --resume=last")
@@ -48,7 +49,7 @@ def _folder(path: str, runs: str) -> Path:
 
 
 @dataclass
-class Past:
+class ResumePoint:
     """What a run left: the content of its newest good checkpoint, and a line for each damaged one that is newer.
 
     The content is None where the run was ended before it saved anything.
@@ -73,11 +74,11 @@ class Past:
             return None
         return self.path if 0 < self.content["best_epoch"] == self.content["epoch"] else None
 
-    def told(self, folder: Path | None, about: dict) -> list[str]:
+    def told(self, folder: Path | None, metadata: dict) -> list[str]:
         """The lines that tell where the training goes on, and what differs.
 
         Args:
-            about: what this training's checkpoints will say of themselves.
+            metadata: what this training's checkpoints will say of themselves.
         """
         if folder is None:
             return []
@@ -85,21 +86,21 @@ class Past:
             return [f"going on with {folder}, from the start: nothing was saved"]
         lines = [f"warning: {line}" for line in self.damaged]
         lines.append(f"going on with {self.path}: step {self.step}, epoch {self.epoch + 1}")
-        changed = differences(self.content, about)
+        changed = differences(self.content, metadata)
         return lines + (["what differs from the saved run:", *(f"  {line}" for line in changed)] if changed else [])
 
 
-def newest(folder: Path, classes: list[str]) -> Past:
+def load_latest(folder: Path, classes: list[str]) -> ResumePoint:
     """Reads the newest good checkpoint of a run folder.
 
     Raises:
-        Failure: there are checkpoints, and all are damaged.
+        RunError: there are checkpoints, and all are damaged.
         UsageError: it was trained on others than these classes.
     """
     damaged = []
-    for path in checkpoint.saved_in(folder):
+    for path in checkpoints.saved_in(folder):
         try:
-            content = checkpoint.read(path)
+            content = checkpoints.read(path)
         except UsageError as e:
             damaged.append(str(e))
             continue
@@ -110,30 +111,30 @@ def newest(folder: Path, classes: list[str]) -> Past:
                 f"{folder} was trained on the classes {content['classes']}, and these images have {classes}: "
                 "give its images as --train-data-root=DIR"
             )
-        return Past(content, path, damaged)
+        return ResumePoint(content, path, damaged)
     if damaged:
-        raise Failure(
+        raise RunError(
             f"no checkpoint in {folder} can be read; {len(damaged)} tried, the newest: {damaged[0]}. "
             f"To start again: python main.py train --config={folder / 'config.yaml'}"
         )
-    return Past()
+    return ResumePoint()
 
 
-def differences(content: dict, about: dict) -> list[str]:
+def differences(content: dict, metadata: dict) -> list[str]:
     """What differs between a saved run and this one, a line each: options, files of the data set, the machine.
 
     Args:
         content: the checkpoint's. about: what this training's checkpoints will say of themselves.
     """
-    then, now = content["config"], about["config"]
+    then, now = content["config"], metadata["config"]
     lines = [f"{name}: {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
-    old, new = content["images"], about["images"]
+    old, new = content["images"], metadata["images"]
     for part, title in (("train", "training"), ("val", "validation")):
         if old[part] != new[part]:
             lines.append(f"{title} images: {old[part]} -> {new[part]}")
         elif old.get(files := f"{part}_files", new[files]) != new[files]:
             lines.append(f"{title} images: as many, but other files (by name and size)")
-    old, new = content["machine"], about["machine"]
+    old, new = content["machine"], metadata["machine"]
     changed = [f"{name}: {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name]]
     if changed:
         lines += [*changed[:-1], f"{changed[-1]} (so the last bits will differ from those of an uninterrupted run)"]

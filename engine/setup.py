@@ -8,15 +8,15 @@ import torch
 import models
 from config import Config, dashed
 from data.augment import Augment
-from data.held import HeldLoader, squares
+from data.cache import CachedLoader, load_cached
 from data.image_data import ImageData, Items
-from data.loaders import Batches, EpochLoader, Loader
+from data.loaders import EpochBatchSampler, EpochLoader, Loader
 from data.transforms import Preprocess
-from engine import task as tasks
-from engine.device import Device, pick
-from engine.recipe import class_weights, smaller
-from engine.task import Task
-from utils import checkpoint
+from engine.device import Device, select_device
+from engine.recipe import class_weights, resized_side
+from engine.tasks import base as tasks
+from engine.tasks.base import Task
+from utils import checkpoints
 from utils.errors import UsageError
 
 
@@ -47,8 +47,8 @@ def training(
     Raises:
         UsageError: the model cannot take such images, or the weights do not fit it.
     """
-    device, num_classes = pick(opt), len(dataset.classes)
-    shown = smaller(opt.image_size) if opt.progressive_resizing else opt.image_size
+    device, num_classes = select_device(opt), len(dataset.classes)
+    shown = resized_side(opt.image_size) if opt.progressive_resizing else opt.image_size
     models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size, dataset.channels, shown)
     torch.manual_seed(opt.seed)
     weights = start_from if opt.pretrained else None
@@ -63,9 +63,9 @@ def training(
         net.begin_with(lambda: preprocess.normalize(next(iter(train.at(0))).images))
     task = tasks.named(net.task)(net, dataset.classes, preprocess, device, opt, train_items)
     if past:
-        checkpoint.load_net(net, past, "the saved run")
+        checkpoints.load_net(net, past, "the saved run")
         task.load_state_dict(past)
-    about = {
+    metadata = {
         "model": net.model_name,
         "num_classes": net.num_classes,
         "classes": dataset.classes,
@@ -76,19 +76,19 @@ def training(
             "val_files": dataset.fingerprint(val_items),
         },
         "preprocess": preprocess.state_dict(),
-        "machine": device.about(),
+        "machine": device.metadata(),
         "config": opt.model_dump(),
     }
-    return task, Loaders(train, val_loader(opt, dataset, val_items, task)), about
+    return task, Loaders(train, val_loader(opt, dataset, val_items, task)), metadata
 
 
-def restored(opt: Config, content: dict) -> Task:
+def load_task(opt: Config, content: dict) -> Task:
     """The task of a checkpoint's `content`, ready to evaluate and predict."""
     preprocess = Preprocess(**content["preprocess"])
     channels = len(preprocess.mean)
     net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels, **sizes(opt))
-    checkpoint.load_net(net, content, opt.load_path)
-    return tasks.named(net.task)(net, content["classes"], preprocess, pick(opt), opt)
+    checkpoints.load_net(net, content, opt.load_path)
+    return tasks.named(net.task)(net, content["classes"], preprocess, select_device(opt), opt)
 
 
 def sizes(opt: Config) -> dict[str, int]:
@@ -121,7 +121,7 @@ def val_loader(opt: Config, dataset: ImageData, items: Items, task: Task) -> Epo
 def test_loader(opt: Config, paths: list[Path], task: Task) -> Loader:
     """Images without labels (-1), in the order given."""
     items = [(path, -1) for path in paths]
-    return Loader(items, task.preprocess, Batches(len(items), opt.batch_size), **_reading(opt, task.device))
+    return Loader(items, task.preprocess, EpochBatchSampler(len(items), opt.batch_size), **_reading(opt, task.device))
 
 
 def _loader(
@@ -133,12 +133,12 @@ def _loader(
     augment: Augment | None = None,
     shares: list[float] | None = None,
 ) -> EpochLoader:
-    batches, skip = Batches(len(items), opt.batch_size, opt.seed, shares), opt.on_bad_image == "skip"
-    held = squares(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
+    batches, skip = EpochBatchSampler(len(items), opt.batch_size, opt.seed, shares), opt.on_bad_image == "skip"
+    held = load_cached(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
     if held:
         images, bad = held
         images = device.hold(images) if images.shape[1] == opt.image_size else images  # to be cropped on the CPU
-        return HeldLoader(items, images, preprocess, batches, augment, bad)
+        return CachedLoader(items, images, preprocess, batches, augment, bad)
     return Loader(items, preprocess, batches, augment=augment, replace_bad=skip, **_reading(opt, device))
 
 

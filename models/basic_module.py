@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils import checkpoint, registry
+from engine.muon import Muon
+from utils import checkpoints, registry
 from utils.errors import UsageError
-from utils.muon import Muon
 
 
 class BasicModule(nn.Module):
@@ -46,7 +46,7 @@ class BasicModule(nn.Module):
         path = Path(name or f"checkpoints/{self.model_name}_{time.strftime('%m%d_%H%M%S')}.pth")
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"model": self.model_name, "num_classes": self.num_classes, "net": self.state_dict()}
-        checkpoint.write(content, path)
+        checkpoints.write(content, path)
         return path
 
     def load(self, path: str | Path) -> "BasicModule":
@@ -58,7 +58,7 @@ class BasicModule(nn.Module):
         Raises:
             UsageError: no such file, a damaged one, another model or another class count.
         """
-        checkpoint.load_net(self, checkpoint.read(path), path)
+        checkpoints.load_net(self, checkpoints.read(path), path)
         return self
 
     def get_optimizer(self, lr: float, weight_decay: float = 0, name: str = "Adam", **options):

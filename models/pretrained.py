@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from models.input_size import on_meta
-from utils import checkpoint
+from utils import checkpoints
 from utils.errors import UsageError
 
 State = dict[str, Tensor]
@@ -20,8 +20,8 @@ POSITION = "encoder.pos_embedding"  # (1, 1 + patches, width): what ties a ViT t
 
 def read(path: str | Path) -> tuple[State, Path]:
     """A local file's state dict (torchvision's names or ours) and the path of the file that was read."""
-    path = checkpoint.find(path)
-    state = checkpoint.read(path)["net"]
+    path = checkpoints.find(path)
+    state = checkpoints.read(path)["net"]
     stray = next((k for k, v in state.items() if not isinstance(v, Tensor)), None)
     if stray is not None:
         raise UsageError(f"{path} is no state dict: its entry {stray!r} is a {type(state[stray]).__name__}")
@@ -60,8 +60,8 @@ def load(net: nn.Module, state: State, path: Path) -> None:
     version = getattr(state, "_metadata", None) or {"": {"version": net._version}}  # MNASNet insists on one
     own = net.state_dict()
     state = _translated(state, net, own)
-    unlike = [k for k in own if k in state and not checkpoint.fits(state[k], own[k])]
-    head = [k for k in unlike if checkpoint.is_head(state[k], own[k], net.num_classes)]
+    unlike = [k for k in own if k in state and not checkpoints.shape_matches(state[k], own[k])]
+    head = [k for k in unlike if checkpoints.is_head(state[k], own[k], net.num_classes)]
     kept = OrderedDict((k, v) for k, v in state.items() if k not in head)
     kept._metadata = version
     try:

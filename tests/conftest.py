@@ -17,9 +17,10 @@ from PIL import Image
 
 import main
 import models
+from cli import presets
 from config import Config
-from data import drawing
-from utils import checkpoint, presets
+from data.demo import drawing
+from utils import checkpoints
 
 # What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -131,11 +132,11 @@ def resumes_bit_for_bit(task: type, at: int, train: Callable, flags: tuple[str, 
     with monkeypatch.context() as patch:
         patch.setattr(task, "train_step", step)
         run = train(*flags)[1]
-    assert run != whole and checkpoint.read(run / "last.pth")["step"] == at
+    assert run != whole and checkpoints.read(run / "last.pth")["step"] == at
     train(f"--resume={run}")
     assert record(run) == record(whole)
     for name in ("last.pth", "best.pth"):
-        one, other = checkpoint.read(run / name), checkpoint.read(whole / name)
+        one, other = checkpoints.read(run / name), checkpoints.read(whole / name)
         assert all(same(one[key], other[key]) for key in one.keys() - {"config"})
     for path in (whole / "samples").iterdir():
         assert path.read_bytes() == (run / "samples" / path.name).read_bytes()

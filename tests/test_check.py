@@ -11,9 +11,9 @@ import pytest
 from conftest import COUNT, picture, unless_given
 from PIL import Image
 
-from data.survey import look
+from data.inspection import look
 from data.transforms import Preprocess
-from utils.errors import Failure
+from utils.errors import RunError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest undoes data.reading's own filter
 SMALL = ["--model=resnet18", "--image-size=32", "--batch-size=8", "--use-gpu=false", "--amp=off"]
@@ -149,7 +149,7 @@ def test_images_beside_the_class_folders_are_left_out(check, folders, tmp_path):
 
 
 def test_the_same_picture_twice(check, root, dogcat):
-    from data.dogcat import DogCat
+    from data.dataset import DogCat
 
     train, val = DogCat(root).split(0.3, 0)
     cats = {part: [path for path, label in items if label == 0] for part, items in (("train", train), ("val", val))}
@@ -181,10 +181,10 @@ def test_too_little_disk(check, root, monkeypatch):
 
 
 def test_a_step_that_fails(check, root, monkeypatch):
-    from engine.classify import Classify
+    from engine.tasks.classify import Classify
 
     def fail(self, batch):
-        raise Failure("out of memory, in one line")
+        raise RunError("out of memory, in one line")
 
     monkeypatch.setattr(Classify, "train_step", fail)
     code, out, _ = check(root)

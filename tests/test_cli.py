@@ -10,9 +10,9 @@ from conftest import ROOT
 
 import data
 import models
+from cli import parsing, presets
 from config import Config
 from main import COMMANDS
-from utils import cli, presets
 
 # Runs main.py and says at the end whether torch was imported.
 PROBE = f"""
@@ -111,7 +111,7 @@ def test_no_word_runs_code(tmp_path):
     ],
 )
 def test_flags(words, flags):
-    assert cli.parse(["train", *words], COMMANDS) == ("train", [], flags)
+    assert parsing.parse(["train", *words], COMMANDS) == ("train", [], flags)
 
 
 @pytest.mark.parametrize("env", ["a#b", "0701", "1e3", "true", "None", "[1,2]", "a b", "--x", "{1:2}", "'q'"])
@@ -182,7 +182,7 @@ def test_the_examples_of_the_help_are_valid_command_lines():
         examples = [line.strip() for line in function.__doc__.splitlines() if "python main.py" in line]
         assert examples
         for line in examples:
-            name, _, flags = cli.parse(line.split()[2:], COMMANDS)
+            name, _, flags = parsing.parse(line.split()[2:], COMMANDS)
             if name != "help":
                 Config.resolve(name, flags)
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from pydantic import ValidationError
 
+from cli import presets
 from config import Config, commands_of
-from utils import presets
 from utils.errors import UsageError
 
 

@@ -12,7 +12,7 @@ from torchvision import transforms as tv
 import data
 from data import unlabelled
 from data.augment import Augment
-from data.loaders import Batches, Loader
+from data.loaders import EpochBatchSampler, Loader
 from data.reading import read
 from data.transforms import Preprocess, center_square
 from utils.errors import UsageError
@@ -154,24 +154,26 @@ def test_a_file_that_is_no_image_is_named(content, tmp_path):
 def test_a_bad_image_is_one_line_from_a_worker_too(workers, dogcat, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"bad")
     items = [(tmp_path / "bad.jpg", 0), (tmp_path / "bad.jpg", 1)]
-    with pytest.raises(UsageError) as error, Loader(items, Preprocess(16), Batches(2, 2), workers) as loader:
+    with pytest.raises(UsageError) as error, Loader(items, Preprocess(16), EpochBatchSampler(2, 2), workers) as loader:
         list(loader)
     assert "\n" not in str(error.value) and "bad.jpg" in str(error.value)
 
 
 def batches(items, workers, epoch, augment=True, seed=3):
     augment = Augment(seed, len(items), flip=True, shift=2, cutout=5) if augment else None
-    with Loader(items, Preprocess(24, min_crop=0.3), Batches(len(items), 5, seed), workers, augment) as loader:
-        return [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader.at(epoch)]
+    with Loader(
+        items, Preprocess(24, min_crop=0.3), EpochBatchSampler(len(items), 5, seed), workers, augment
+    ) as loader:
+        return [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader.set_epoch(epoch)]
 
 
 def test_workers_and_earlier_epochs_change_nothing(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     alone = batches(items, workers=0, epoch=4)
     augment = Augment(3, len(items), flip=True, shift=2, cutout=5)
-    with Loader(items, Preprocess(24, min_crop=0.3), Batches(len(items), 5, 3), 2, augment) as loader:
-        list(loader.at(0))
-        for got, expected in zip(loader.at(4), alone, strict=True):
+    with Loader(items, Preprocess(24, min_crop=0.3), EpochBatchSampler(len(items), 5, 3), 2, augment) as loader:
+        list(loader.set_epoch(0))
+        for got, expected in zip(loader.set_epoch(4), alone, strict=True):
             assert torch.equal(got.images, expected[0]) and torch.equal(got.labels, expected[1])
             assert torch.equal(got.indices, expected[2])
 
@@ -194,7 +196,7 @@ def test_epochs_and_seeds_differ(dogcat):
     [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 1, [1] * 4 + [1]), (3, 8, [3])],
 )
 def test_a_last_single_image_joins_the_batch_before(count, size, lengths):
-    made = Batches(count, size, seed=0)
+    made = EpochBatchSampler(count, size, seed=0)
     keys = [key for batch in made for key in batch]
     assert sorted(keys) == [(0, i) for i in range(count)]
     if size > 1:

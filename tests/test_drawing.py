@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageStat
 from torch.nn.functional import cross_entropy
 
-from data import drawing
+from data.demo import drawing
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -172,10 +172,10 @@ def test_heads_of_cats_and_dogs_cover_the_same_area(monkeypatch):
 
 
 def test_a_linear_model_on_pixels_learns_by_heart_but_does_not_generalise():
-    count, held_out = 200, 60
+    count, val_items = 200, 60
     x = torch.cat([pixels(kind, count) for kind in drawing.KINDS])
     y = torch.arange(2).repeat_interleave(count)
-    val = torch.arange(2 * count) % count < held_out
+    val = torch.arange(2 * count) % count < val_items
     x = (x - x[~val].mean(0)) / x[~val].std(0)
     for decay in (1e-3, 1e-1):
         right = (x @ fit_linear(x[~val], y[~val], decay)).argmax(1) == y

@@ -13,9 +13,9 @@ from torch import nn, optim
 
 from config import Config
 from data.loaders import Batch
-from engine import device
-from engine.schedule import Schedule
-from utils import metrics, results
+from engine import device, metrics
+from engine.schedules import Schedule
+from runs import results
 from utils.errors import UsageError
 
 
@@ -99,11 +99,11 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match="finds no GPU"):
-        device.pick(Config(use_gpu=True))
-    picked = device.pick(Config(amp="off", channels_last=False))
+        device.select_device(Config(use_gpu=True))
+    picked = device.select_device(Config(amp="off", channels_last=False))
     assert picked.device.type == "cpu" and picked.amp is None
     assert picked.memory_format == torch.contiguous_format
-    assert device.pick(Config(amp="bf16")).amp == torch.bfloat16
+    assert device.select_device(Config(amp="bf16")).amp == torch.bfloat16
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
@@ -113,7 +113,7 @@ import resource, sys, torch
 from config import Config
 from engine import device
 if sys.argv[1] == "kept":
-    device.pick(Config(use_gpu=False))
+    device.select_device(Config(use_gpu=False))
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):  # it settles after a few
     before = faults()

@@ -14,11 +14,11 @@ import torch
 from conftest import COUNT, ROOT, picture, unless_given
 
 from data import workers
-from data.loaders import Batches, Images, Loader
+from data.loaders import EpochBatchSampler, ImageDataset, Loader
 from data.transforms import Preprocess
-from engine import stops
-from engine.classify import Classify
-from utils import checkpoint, files
+from engine import stop_control
+from engine.tasks.classify import Classify
+from utils import checkpoints, files
 
 LONG = ["--model=shufflenet_v2_x0_5", "--image-size=32", "--batch-size=8", "--max-epoch=500", "--num-workers=0"]
 LONG += ["--use-gpu=false", "--amp=off", "--vis-port=None"]
@@ -109,7 +109,7 @@ def test_a_signal_stops_saves_and_leaves_no_process(number, code, workers, train
     assert got == code and "Traceback" not in err
     assert "step_" in out and ". To go on: python main.py train --resume=" in out
     assert gone(children) and len(children) >= workers
-    step = checkpoint.read(process.run / "last.pth")["step"]
+    step = checkpoints.read(process.run / "last.pth")["step"]
     assert step == events(process.run, "step")[-1]["step"] == process.steps()
 
 
@@ -125,10 +125,10 @@ def test_a_second_signal_ends_it_at_once(training):
 SECOND_SIGNAL = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from engine.stops import Stops
+from engine.stop_control import StopControl
 
 if __name__ == "__main__":
-    with Stops(Path(sys.argv[1]), print, print):
+    with StopControl(Path(sys.argv[1]), print, print):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(100,))
         child.start()
@@ -162,7 +162,7 @@ def test_the_files_stop_and_save(training):
     code, out, err = process.end()
     assert code == 0 and "stopped by" in out and "STOP" in out and err == ""
     assert not (process.run / "STOP").exists()
-    assert checkpoint.read(process.run / "last.pth")["step"] == process.steps()
+    assert checkpoints.read(process.run / "last.pth")["step"] == process.steps()
 
 
 def test_files_of_another_user_do_not_count(training):
@@ -233,14 +233,14 @@ def test_a_worker_that_dies_or_hangs(fault, training):
     assert code == 1 and err.count("\n") == 1
     assert ("a worker process that reads images is lost" if fault == "killed" else "no batch came for 2 s") in err
     assert "--num-workers=1" in err or "--data-timeout=4" in err
-    assert "saved as" in out and checkpoint.read(process.run / "last.pth")["step"] == process.steps()
+    assert "saved as" in out and checkpoints.read(process.run / "last.pth")["step"] == process.steps()
 
 
 @pytest.fixture
 def loader(dogcat):
     """A loader whose two worker processes have read a batch."""
     items = [(path, 0) for path in sorted((dogcat / "train").iterdir())]
-    with Loader(items, Preprocess(16), Batches(len(items), 2, seed=0), num_workers=2) as loader:
+    with Loader(items, Preprocess(16), EpochBatchSampler(len(items), 2, seed=0), num_workers=2) as loader:
         next(iter(loader))
         yield loader
 
@@ -276,7 +276,7 @@ def test_no_shared_memory_left(error, cause, train, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     code, out, err, run = train("--num-workers=1")
     assert code == 1 and cause in err and "--num-workers=0" in err and err.count("\n") == 1
-    assert checkpoint.read(run / "last.pth")["step"] == 0
+    assert checkpoints.read(run / "last.pth")["step"] == 0
 
 
 @pytest.fixture
@@ -314,12 +314,12 @@ def test_bad_images_are_replaced_counted_and_listed(workers, train, bad_images, 
 def test_the_replacement_is_of_the_same_class_and_the_same_each_time(bad_images):
     items = [(path, int(path.name[0] == "d")) for path in sorted(bad_images.iterdir())]
     bad = [path.name for path, _ in items].index("cat.3.jpg")
-    images = Images(items, Preprocess(16, 0.5), seed=1, crop=True, replace_bad=True)
+    images = ImageDataset(items, Preprocess(16, 0.5), seed=1, crop=True, replace_bad=True)
     first, again, other = images[0, bad], images[0, bad], images[1, bad]
     assert first[1] == 0 and items[first[2][1]][1] == 0 and first[2][1] != bad
     assert (first[0] == again[0]).all() and "cat.3.jpg" in first[3][0]
     assert other[2] != first[2] or (other[0] != first[0]).any()
-    only_bad = Images([(bad_images / "cat.3.jpg", 0)], Preprocess(16), seed=1, crop=False, replace_bad=True)
+    only_bad = ImageDataset([(bad_images / "cat.3.jpg", 0)], Preprocess(16), seed=1, crop=False, replace_bad=True)
     assert "cannot be read" in str(only_bad[0, 0])
 
 
@@ -348,7 +348,7 @@ def test_numbers_that_are_not_finite_are_caught_before_the_optimizer(what, named
     for words in ("step 3 (epoch 2, lr 0.0123)", named, ".jpg, ", "--on-nan=skip"):
         assert words in err
     assert f"the last good checkpoint is {run / 'step_00000002.pth'}" in out
-    assert all(v.isfinite().all() for v in checkpoint.read(run / "last.pth")["net"].values())
+    assert all(v.isfinite().all() for v in checkpoints.read(run / "last.pth")["net"].values())
 
 
 def test_steps_that_are_not_finite_are_skipped(train, monkeypatch):
@@ -395,7 +395,7 @@ def test_a_full_disk(train, monkeypatch, command):
     """With the limit on the size of a file that `ulimit -f` sets, in place of a full disk."""
     import resource
 
-    written, original = [], files.whole
+    written, original = [], files.atomic_write
 
     def limited(path, mode="w"):
         if str(path).endswith(".pth"):
@@ -421,8 +421,8 @@ def test_a_full_disk(train, monkeypatch, command):
 def test_a_full_disk_while_logging_leaves_no_torn_line(tmp_path):
     import resource
 
-    from utils.errors import Failure
-    from utils.sinks import Jsonl
+    from runs.sinks import Jsonl
+    from utils.errors import RunError
 
     sink = Jsonl(tmp_path / "metrics.jsonl")
     sink.record({"kind": "step", "step": 1})
@@ -431,7 +431,7 @@ def test_a_full_disk_while_logging_leaves_no_torn_line(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
     try:
         for _ in range(2):
-            with pytest.raises(Failure, match="metrics.jsonl cannot be written: File too large"):
+            with pytest.raises(RunError, match="metrics.jsonl cannot be written: File too large"):
                 sink.record({"kind": "step", "step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -460,7 +460,7 @@ def test_a_saved_state_after_a_bug_goes_on(train, monkeypatch, command, tmp_path
         with pytest.raises(ZeroDivisionError):
             train("--max-epoch=2")
     (run,) = (tmp_path / "runs").glob("*")
-    assert checkpoint.read(run / "best.pth")["epoch"] == 1
+    assert checkpoints.read(run / "best.pth")["epoch"] == 1
     assert command("train", f"--resume={run}")[0] == 0
     assert [event["epoch"] for event in events(run, "epoch")] == [1, 2]
 
@@ -472,7 +472,7 @@ def test_stops_off_the_main_thread_change_no_handlers(tmp_path):
     seen = []
 
     def work():
-        with stops.Stops(tmp_path, print, lambda: None) as s:
+        with stop_control.StopControl(tmp_path, print, lambda: None) as s:
             seen.extend(s.waiting([1, 2]))
 
     thread = threading.Thread(target=work)

@@ -14,17 +14,18 @@ from compare import record, same
 from conftest import ROOT, picture, presets_of, resumes_bit_for_bit
 from PIL import Image
 
-import engine.gan
+import engine.tasks.gan
 import models
+from cli import presets
 from config import Config
 from data.loaders import Batch
 from data.transforms import Preprocess
 from engine import bench
 from engine.device import Device
-from engine.gan import AT_ONCE, Gan, bce, moved
-from engine.judge import Judge, difference, frechet
-from engine.task import NotFinite
-from utils import checkpoint, presets
+from engine.gan_evaluator import GanEvaluator, difference, frechet
+from engine.tasks.base import NonFiniteError
+from engine.tasks.gan import AT_ONCE, Gan, bce, moved
+from utils import checkpoints
 
 FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--use-gpu=false"]
 FLAGS += ["--vis-port=None", "--amp=off"]
@@ -105,8 +106,8 @@ def test_a_step_that_is_not_finite_changes_nothing(monkeypatch):
     one = gan(on_nan="skip", ema=0.9)
     one.train_step(batch())
     before = copy.deepcopy(one.state_dict())
-    monkeypatch.setattr(engine.gan, "bce", lambda *logits: {k: v * math.nan for k, v in bce(*logits).items()})
-    with pytest.raises(NotFinite, match="the loss"):
+    monkeypatch.setattr(engine.tasks.gan, "bce", lambda *logits: {k: v * math.nan for k, v in bce(*logits).items()})
+    with pytest.raises(NonFiniteError, match="the loss"):
         one.train_step(batch())
     assert same(one.state_dict(), before)
 
@@ -276,7 +277,7 @@ def digits(count, generator):
 
 
 def test_the_judge_tells_real_noise_and_a_collapsed_generator_apart():
-    judge, rng = Judge(None, GREY, CPU), torch.Generator().manual_seed(0)
+    judge, rng = GanEvaluator(None, GREY, CPU), torch.Generator().manual_seed(0)
     real, others = (judge.look(digits(300, rng).split(64)) for _ in range(2))
     noise = judge.look([torch.randint(0, 256, (300, 28, 28, 1), dtype=torch.uint8, generator=rng)])
     one = digits(1, rng).repeat(300, 1, 1, 1)
@@ -300,9 +301,9 @@ def test_difference_by_hand():
 
 
 def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
-    content = checkpoint.read(train("--max-epoch=1")[1] / "last.pth")
+    content = checkpoints.read(train("--max-epoch=1")[1] / "last.pth")
     content["net"]["generator.1.weight"].zero_()  # what the noise is multiplied by
-    checkpoint.write(content, tmp_path / "collapsed.pth")
+    checkpoints.write(content, tmp_path / "collapsed.pth")
     code, out, _ = command("val", f"--load-path={tmp_path / 'collapsed.pth'}")
     assert code == 0 and "the generator has collapsed: two of its images differ 0.00 times" in out
 

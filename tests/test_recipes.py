@@ -1,4 +1,4 @@
-"""The parts of a recipe: what each changes of a training step, of the weights and of what is judged."""
+"""The parts of a recipe: what each changes of a training step, of the weights and of what is eval_model."""
 
 import copy
 from pathlib import Path
@@ -9,14 +9,14 @@ from torch import nn
 
 import models
 from config import Config
-from data.loaders import Batch, Batches
+from data.loaders import Batch, EpochBatchSampler
 from data.transforms import Preprocess
-from engine.classify import Classify
 from engine.device import Device
+from engine.muon import Muon
 from engine.recipe import class_weights, moving_average
-from engine.schedule import Schedule
+from engine.schedules import Schedule
+from engine.tasks.classify import Classify
 from models.basic_module import BasicModule
-from utils.muon import Muon
 
 CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
 
@@ -123,7 +123,7 @@ def test_rare_classes_are_drawn_as_often_as_the_others():
     items = [(None, 0)] * 900 + [(None, 1)] * 90 + [(None, 2)] * 10
     weights = class_weights(items)
     assert (weights * torch.tensor([900, 90, 10])).tolist() == pytest.approx([1000 / 3] * 3)
-    batches = Batches(1000, 50, 0, weights[[label for _, label in items]].tolist())
+    batches = EpochBatchSampler(1000, 50, 0, weights[[label for _, label in items]].tolist())
     drawn = [index for keys in batches for _, index in keys]
     counts = torch.bincount(torch.tensor([items[i][1] for i in drawn]))
     assert len(drawn) == 1000 and (counts - 1000 / 3).abs().max() < 60

@@ -30,7 +30,7 @@ def test_scan_finds_classes_that_derive_from_the_base(tmp_path):
     found = registry.scan(folder, "Base")
     assert list(found) == ["One", "Three", "Two"]
     assert found["One"] == registry.Entry(
-        "One", f"{tmp_path.name}.one", tmp_path / "one.py", "First.\n\nMore.", ("Base",), {}
+        "One", f"{tmp_path.name}.one", tmp_path / "one.py", "First.\n\nMore.", ("Base",), {}, None
     )
     assert found["Three"].bases == ("Mixin", "_Hidden") and found["Two"].docstring == ""
 
@@ -39,7 +39,8 @@ def test_constants_are_inherited_within_the_folder(tmp_path):
     base = 'class Base:\n    kind = "a"\n    size: int = 3\n'
     text = base + 'class One(Base): pass\nclass Two(One, lib.Two):\n    kind = "b"'
     found = registry.scan(write(tmp_path, base=text), "Base")
-    assert found["One"].constants == {"kind": "a"} and found["Two"].constants == {"kind": "b"}
+    assert found["One"].constants == {"kind": "a", "size": 3}
+    assert found["Two"].constants == {"kind": "b", "size": 3}
 
 
 def test_scan_refuses_a_name_in_two_files(tmp_path):

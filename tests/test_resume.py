@@ -10,8 +10,8 @@ from compare import record, same
 from conftest import picture, unless_given
 
 from data.transforms import Preprocess
-from engine.classify import Classify
-from utils import checkpoint
+from engine.tasks.classify import Classify
+from utils import checkpoints
 
 # BatchNorm and dropout, 2 epochs of 3 steps (16 training images in batches of 6, 6, 4).
 SMALL = ["--model=mobilenet_v3_small", "--image-size=32", "--batch-size=6", "--max-epoch=2", "--num-workers=0"]
@@ -68,7 +68,7 @@ PLACES = {
 def assert_same_end(run, whole, but=("config",)):
     assert record(run) == record(whole)
     for name in ("last.pth", "best.pth"):
-        ours, theirs = checkpoint.read(run / name), checkpoint.read(whole / name)
+        ours, theirs = checkpoints.read(run / name), checkpoints.read(whole / name)
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - set(but):
             assert same(ours[key], theirs[key]), (name, key)
@@ -151,7 +151,7 @@ def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogca
     assert any(line.startswith("  threads: 1 -> 7 (so the last bits") for line in listed)
     config = (run / "config.yaml").read_text()
     assert "lr: 0.002" in config and "max_epoch: 3" in config and "resume: null" in config
-    content = checkpoint.read(run / "last.pth")
+    content = checkpoints.read(run / "last.pth")
     assert content["epoch"] == 3 and content["config"]["lr"] == 0.002
     lrs = [event["lr"] for event in record(run) if event["kind"] == "step"]
     assert lrs[1] > 0.005 > 0.002 > lrs[2]
@@ -188,7 +188,7 @@ def test_what_cannot_be_resumed(train, tmp_path):
 
 def test_a_finished_run_says_so_and_can_be_prolonged(train, wholes):
     code, _, _, run = train("--scheduler=plateau")
-    before = checkpoint.read(run / "last.pth")
+    before = checkpoints.read(run / "last.pth")
     code, out, _, _ = train("--resume=last")
     assert code == 0 and "has done its 2 epochs" in out and "--max-epoch=4" in out
     code, _, err, _ = train("--resume=last", "--max-epoch=3")
@@ -301,7 +301,7 @@ def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
         run = train("--scheduler=plateau", "--max-epoch=1")[3]
     monkeypatch.undo()
     assert train(f"--resume={run}")[0] == 0
-    content = checkpoint.read(run / "last.pth")
+    content = checkpoints.read(run / "last.pth")
     old = {k: v for k, v in content.items() if k not in ("now", "machine", "warned", "format")}
     old["images"] = {"train": 16, "val": 8, "names": "0123"}
     old["scheduler"] = {"previous_loss": content["scheduler"]["previous_loss"], "inner": None}
@@ -311,5 +311,5 @@ def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     assert command("val", f"--load-path={run}")[::2] == (0, "")
     code, out, err, _ = train(f"--resume={run}", "--max-epoch=2")
     assert code == 0, err
-    assert checkpoint.read(run / "last.pth")["format"] == checkpoint.FORMAT
+    assert checkpoints.read(run / "last.pth")["format"] == checkpoints.FORMAT
     assert [event["step"] for event in record(run) if event["kind"] == "step"] == [1, 2, 3, 4, 5, 6]

@@ -22,9 +22,10 @@ from PIL import Image
 from visdom_server import visdom_server
 
 import models
+from cli import presets
 from config import Config
-from data import held
-from utils import checkpoint, presets
+from data import cache as cached
+from utils import checkpoints
 
 
 def events(run, kind):
@@ -33,7 +34,7 @@ def events(run, kind):
 
 
 def weights(run, name="last.pth"):
-    return checkpoint.read(run / name)["net"]
+    return checkpoints.read(run / name)["net"]
 
 
 def same(a, b):
@@ -315,7 +316,7 @@ def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
 @pytest.mark.parametrize("name", presets_of("Classify"))
 def test_every_preset_runs(name, dogcat, tmp_path, command, monkeypatch):
     """The whole way with the preset's model and recipe, on few small images."""
-    monkeypatch.setattr(held, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cached, "CACHE", tmp_path / "cache")
     values = {option: text for option, (text, _) in presets.read(name).items()}
     if values.get("optimizer") == "Muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
@@ -390,11 +391,11 @@ def test_memory_does_not_grow_with_the_images_to_label(tiny_run, tmp_path):
     import gc
 
     from data.loaders import Batch
-    from engine.setup import restored, test_loader
+    from engine.setup import load_task, test_loader
 
     opt = Config(load_path=str(tiny_run), batch_size=2, num_workers=0, use_gpu=False)
     paths = [picture(tmp_path / f"{i}.png") for i in range(40)]
-    task = restored(opt, checkpoint.read(tiny_run / "best.pth"))
+    task = load_task(opt, checkpoints.read(tiny_run / "best.pth"))
     alive = []
     for _ in task.predict(test_loader(opt, paths, task)):
         gc.collect()
@@ -405,6 +406,7 @@ def test_memory_does_not_grow_with_the_images_to_label(tiny_run, tmp_path):
 def test_notebook_use(tmp_path):
     script = f"""
 from config import Config
+from data import cache as cached
 import models
 opt = Config(lr=0.1, model="ResNet34")
 path = models.ResNet34(num_classes=2).save({str(tmp_path / "net.pth")!r})

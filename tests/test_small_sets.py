@@ -16,23 +16,25 @@ from torchvision import datasets
 
 import data
 from config import Config
-from data import held
+from data import cache as cached
 from data.augment import Augment
-from data.held import HeldLoader, squares
-from data.loaders import Batches, Loader
+from data.cache import CachedLoader, load_cached
+from data.loaders import EpochBatchSampler, Loader
 from data.transforms import Preprocess
-from utils import checkpoint
-from utils.errors import Failure, UsageError
+from utils import checkpoints
+from utils.errors import RunError, UsageError
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(held, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cached, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
 
 
 def everything(loader, epoch=0) -> dict[int, torch.Tensor]:
-    return {int(i): image.clone() for b in loader.at(epoch) for image, i in zip(b.images, b.indices, strict=True)}
+    return {
+        int(i): image.clone() for b in loader.set_epoch(epoch) for image, i in zip(b.images, b.indices, strict=True)
+    }
 
 
 # ---- data sets
@@ -46,7 +48,7 @@ def test_mnist_brings_its_classes_channels_and_test_part(mnist):
     images, raw = found.pixels(train), datasets.MNIST(mnist).data.numpy()
     assert images.shape == (240, 28, 28, 1) and (images[..., 0] == raw).all()
     assert [label for _, label in val] == [i % 10 for i in range(60)]
-    opt = Config(dataset="MNIST").fitted(found)
+    opt = Config(dataset="MNIST").with_dataset_defaults(found)
     assert (opt.image_size, opt.min_crop, opt.flip) == (28, 1, False)
 
 
@@ -86,7 +88,7 @@ def test_the_hash_of_the_images_sees_a_changed_pixel(mnist, tmp_path):
     path.write_bytes(content)
     one, other = data.open("MNIST", mnist), data.open("MNIST", tmp_path)
     assert one.fingerprint(one.items) != other.fingerprint(other.items)
-    assert one.fingerprint(one.held_out) == other.fingerprint(other.held_out)
+    assert one.fingerprint(one.val_items) == other.fingerprint(other.val_items)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_cifar10(tmp_path, monkeypatch):
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: Path(path).exists())
     found = data.open("CIFAR10", tmp_path)
-    assert found.pixels(found.items).shape == (100, 32, 32, 3) and len(found.held_out) == 20
+    assert found.pixels(found.items).shape == (100, 32, 32, 3) and len(found.val_items) == 20
     assert found.classes[3] == "class 3" and found.image_size == 32
 
 
@@ -155,7 +157,10 @@ def test_a_folder_of_small_squares_is_seen_as_it_is(tmp_path):
     (tmp_path / "class 0" / "0.png").write_bytes(b"no image")
     found = data.open("Folder", tmp_path)
     assert (found.image_size, found.min_crop) == (24, 1.0)
-    assert Config().fitted(found).image_size == 24 and Config(image_size=64).fitted(found).image_size == 64
+    assert (
+        Config().with_dataset_defaults(found).image_size == 24
+        and Config(image_size=64).with_dataset_defaults(found).image_size == 64
+    )
     Image.new("RGB", (30, 24)).save(tmp_path / "class 0" / "2.png")
     found = data.open("Folder", tmp_path)
     assert (found.image_size, found.min_crop) == (224, 0.25)
@@ -212,10 +217,10 @@ def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
     found = data.open("DogCat", dogcat / "train")
     preprocess, count = Preprocess(24, 1.0), len(found.items)
     augment = Augment(3, count, flip=True, shift=2)
-    images, bad = squares(found, found.items, preprocess, "auto", False, crops=True)
+    images, bad = load_cached(found, found.items, preprocess, "auto", False, crops=True)
     assert images.shape == (count, 24, 24, 3) and not bad
-    in_memory = HeldLoader(found.items, images, preprocess, Batches(count, 5, 3), augment)
-    with Loader(found.items, preprocess, Batches(count, 5, 3), 0, augment) as from_files:
+    in_memory = CachedLoader(found.items, images, preprocess, EpochBatchSampler(count, 5, 3), augment)
+    with Loader(found.items, preprocess, EpochBatchSampler(count, 5, 3), 0, augment) as from_files:
         for epoch in (0, 1):
             one, other = everything(in_memory, epoch), everything(from_files, epoch)
             assert list(one) == list(other) and all(torch.equal(one[i], other[i]) for i in one)
@@ -224,25 +229,25 @@ def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
 
 def test_what_is_not_held(dogcat, monkeypatch):
     found = data.open("DogCat", dogcat / "train")
-    assert squares(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None  # crops differ
-    assert squares(found, found.items, Preprocess(24, 1.0), "off", False, crops=True) is None
-    monkeypatch.setattr(held, "IN_MEMORY", 1000)
-    assert squares(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
+    assert load_cached(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None  # crops differ
+    assert load_cached(found, found.items, Preprocess(24, 1.0), "off", False, crops=True) is None
+    monkeypatch.setattr(cached, "IN_MEMORY", 1000)
+    assert load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
 
 
 def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache, monkeypatch):
     root = shutil.copytree(dogcat / "train", tmp_path / "train")
     found = data.open("DogCat", root)
-    images = squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0].clone()
-    expected = squares(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True)[0]
+    images = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0].clone()
+    expected = load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True)[0]
     assert torch.equal(images, expected)
     (path,) = cache.glob("*.npy")
     with monkeypatch.context() as patch:
-        patch.setattr(held, "decoded", None)  # would raise where a file is read again
-        assert torch.equal(squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
+        patch.setattr(cached, "decoded", None)  # would raise where a file is read again
+        assert torch.equal(load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
     changed = picture(found.items[3][0])
     os.utime(changed, ns=(1, 1))
-    new = squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
+    new = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
     assert [i for i in range(len(new)) if not torch.equal(new[i], images[i])] == [3]
     assert len(list(cache.glob("*.npy"))) == 2 and path.exists()
 
@@ -250,15 +255,15 @@ def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache, monkeyp
 def test_random_crops_come_out_of_larger_squares(dogcat):
     found = data.open("DogCat", dogcat / "train")
     preprocess = Preprocess(24, 0.25)
-    images, _ = squares(found, found.items, preprocess, "disk", False, crops=True)
+    images, _ = load_cached(found, found.items, preprocess, "disk", False, crops=True)
     assert images.shape[1] == 30  # a crop of mean area, 0.625 of the whole, has 24 pixels a side
     augment = Augment(0, len(found.items))
-    loader = HeldLoader(found.items, images, preprocess, Batches(len(found.items), 4, 0), augment)
+    loader = CachedLoader(found.items, images, preprocess, EpochBatchSampler(len(found.items), 4, 0), augment)
     first, again, other = everything(loader, 0), everything(loader, 0), everything(loader, 1)
     assert all(image.shape == (24, 24, 3) and image.dtype == torch.uint8 for image in first.values())
     assert all(torch.equal(first[i], again[i]) for i in first)
     assert sum(torch.equal(first[i], other[i]) for i in first) < 3
-    assert squares(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
+    assert load_cached(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
 
 
 def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache, monkeypatch):
@@ -266,17 +271,17 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat
     (root / "cat.3.jpg").write_bytes(b"bad")
     found = data.open("DogCat", root)
     with pytest.raises(UsageError, match="cat.3.jpg"):
-        squares(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)
+        load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)
     assert list(cache.iterdir()) == []
-    images, bad = squares(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
+    images, bad = load_cached(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
     index = [path.name for path, _ in found.items].index("cat.3.jpg")
     assert list(bad) == [index] and "cat.3.jpg" in bad[index]
-    loader = HeldLoader(found.items, images, Preprocess(24), Batches(len(found.items), 5), None, bad)
+    loader = CachedLoader(found.items, images, Preprocess(24), EpochBatchSampler(len(found.items), 5), None, bad)
     assert [line for batch in loader for line in batch.bad] == [bad[index]]
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10))
-    with pytest.raises(Failure, match="--cache=disk needs"):
-        squares(found, found.items, Preprocess(32, 1.0), "disk", True, crops=True)
+    with pytest.raises(RunError, match="--cache=disk needs"):
+        load_cached(found, found.items, Preprocess(32, 1.0), "disk", True, crops=True)
 
 
 # ---- through the commands
@@ -291,7 +296,7 @@ def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, comma
     code, out, err = command("val", f"--load-path={run}")
     assert code == 0, err
     assert "top-5 accuracy" in out and (run / "val_best.json").is_file()
-    content = checkpoint.read(run / "best.pth")
+    content = checkpoints.read(run / "best.pth")
     assert model == "resnet18" or content["metrics"]["accuracy"] > 0.9
     picture(tmp_path / "1.png")
     result = tmp_path / "result.csv"
@@ -339,6 +344,6 @@ def test_a_run_with_every_part_of_a_recipe_resumes_bit_for_bit(amp, optimizer, t
     if optimizer == "Muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
     flags = (*RECIPE, f"--amp={amp}", f"--optimizer={optimizer}")
-    from engine.classify import Classify
+    from engine.tasks.classify import Classify
 
     resumes_bit_for_bit(Classify, 11, train, flags, monkeypatch)

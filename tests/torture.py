@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.compare import record, same  # noqa: E402
-from utils import checkpoint  # noqa: E402
+from utils import checkpoints  # noqa: E402
 from utils.errors import UsageError  # noqa: E402
 
 FLAGS = ["--model=shufflenet_v2_x0_5", "--image-size=64", "--scheduler=cosine", "--vis-port=None", "--num-workers=2"]
@@ -60,7 +60,7 @@ class Torture:
         if done.returncode or record(run) != record(self.whole_run):
             print(done.out[-500:], done.err, file=sys.stderr)
             return False
-        pairs = [[checkpoint.read(r / n) for r in (run, self.whole_run)] for n in ("last.pth", "best.pth")]
+        pairs = [[checkpoints.read(r / n) for r in (run, self.whole_run)] for n in ("last.pth", "best.pth")]
         return all(same(a[key], b[key]) for a, b in pairs for key in b.keys() - {"config"})
 
     @staticmethod
@@ -148,14 +148,14 @@ class Torture:
         wait_for_steps(source, 12)
         process.send_signal(signal.SIGTERM)
         process.wait()
-        newest = checkpoint.saved_in(run_in(source))[0]
+        newest = checkpoints.saved_in(run_in(source))[0]
         data = newest.read_bytes()
         flips = {f"{i}": flipped(data, self.random.randrange(len(data))) for i in range(10 * self.times)}
         named = 0
         for content in flips.values():
             newest.write_bytes(content)
             try:
-                checkpoint.read(newest)
+                checkpoints.read(newest)
             except UsageError as e:
                 named += str(newest) in str(e)
         self.row("one byte flipped, at a random place: named", len(flips), named)
@@ -217,8 +217,8 @@ def run_in(runs: Path) -> Path | None:
 
 def saved_step(run: Path | None) -> int:
     """The step of the newest checkpoint."""
-    paths = checkpoint.saved_in(run) if run else []
-    return checkpoint.read(paths[0])["step"] if paths else 0
+    paths = checkpoints.saved_in(run) if run else []
+    return checkpoints.read(paths[0])["step"] if paths else 0
 
 
 def last_recorded(run: Path | None) -> int:

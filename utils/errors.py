@@ -8,7 +8,7 @@ class UsageError(Exception):
     """A wrong input: what is wrong, where, what was expected, what to type. Exit code 2."""
 
 
-class Failure(Exception):
+class RunError(Exception):
     """The machine or the numbers fail in the middle of the work: what, where, the remedy. Exit code 1."""
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.errors import Failure, UsageError
+from utils.errors import RunError, UsageError
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # full, over quota or `ulimit -f`, broken
 PART = ".part"  # how the names of temporary files end
@@ -21,14 +21,14 @@ def printable(path: str | Path) -> str:
 
 
 @contextmanager
-def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Opens a temporary file beside `path` that takes its place, synced to disk, once the block ends well.
 
     Where the block raises, or the process dies, `path` stays as it was. Text is UTF-8 with plain newlines.
     A link is followed; what is no regular file (/dev/null, /dev/stdout) is written to, not replaced.
 
     Raises:
-        Failure: the disk is full.
+        RunError: the disk is full.
     """
     path = Path(os.path.realpath(path))
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
@@ -36,7 +36,7 @@ def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
         with path.open(mode, **text) as file:
             yield file
         return
-    with disk_trouble_told(path):
+    with disk_errors_as_failure(path):
         handle, temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
         try:
             with os.fdopen(handle, mode, **text) as file:
@@ -53,8 +53,8 @@ def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 
 @contextmanager
-def disk_trouble_told(path: Path) -> Iterator[None]:
-    """Turns the errors of a full or broken disk into a Failure that names the file."""
+def disk_errors_as_failure(path: Path) -> Iterator[None]:
+    """Turns the errors of a full or broken disk into a RunError that names the file."""
     try:
         yield
     except (OSError, RuntimeError) as e:  # torch.save hides the OSError in its context
@@ -63,7 +63,7 @@ def disk_trouble_told(path: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(path.parent).free / 2**20
         limit = "; see `ulimit -f`" if cause.errno == errno.EFBIG else ""
-        raise Failure(f"{path} cannot be written: {cause.strerror} ({free:.1f} MiB free there{limit})") from e
+        raise RunError(f"{path} cannot be written: {cause.strerror} ({free:.1f} MiB free there{limit})") from e
 
 
 def remove_parts(folder: Path) -> None:

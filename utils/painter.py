@@ -30,7 +30,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_importing.acquire, after_in_parent=_done, after_in_child=_done)
 
 
-class ServerLost(Exception):
+class ServerLostError(Exception):
     """The server is absent, hung, dead or not visdom's: the view ends."""
 
 
@@ -73,7 +73,7 @@ class Painter(threading.Thread):
                     return
                 # busy a tenth of the time at most, and so the server, whose work grows with the lines
                 self.closing.wait(min(max(MIN_REST, 10 * (time.monotonic() - start)), MAX_REST))
-        except ServerLost as e:
+        except ServerLostError as e:
             self.give_up(str(e))
         except Exception as e:  # visdom is not installed, or does not know an argument
             self.give_up(f"{type(e).__name__}: {e}")
@@ -89,7 +89,7 @@ class Painter(threading.Thread):
             password = hashlib.sha256(given["password"].encode()).hexdigest()
             self.post(self.url, json.dumps({"username": given["username"], "password": password}))
         if self.post(f"{self.url}/win_exists", '{"win": ""}') not in ("true", "false"):
-            raise ServerLost("not a visdom server")
+            raise ServerLostError("not a visdom server")
         with _importing:
             import visdom
         vis = visdom.Visdom(**given)
@@ -106,9 +106,9 @@ class Painter(threading.Thread):
         except urllib.error.HTTPError as e:
             if e.code == 500 and self.answered:  # it lives; only this drawing was not to its taste
                 raise ValueError("refused by the server") from None
-            raise ServerLost(f"HTTP {e.code} {e.reason}") from None
+            raise ServerLostError(f"HTTP {e.code} {e.reason}") from None
         except (OSError, http.client.HTTPException) as e:
-            raise ServerLost(getattr(e, "reason", None) or e or type(e).__name__) from None
+            raise ServerLostError(getattr(e, "reason", None) or e or type(e).__name__) from None
         finally:
             self.answer_took, self.asked_at = time.monotonic() - self.asked_at, None
         self.answered = True
@@ -122,7 +122,7 @@ class Painter(threading.Thread):
             drawing = self.drawings.pop(next(iter(self.drawings)))
         try:
             drawing(vis)
-        except ServerLost:
+        except ServerLostError:
             raise
         except Exception as e:  # a mistake in one drawing: the others go on
             self.tell("drawing", f"visdom: a drawing was left out ({type(e).__name__}: {e})")

@@ -53,7 +53,7 @@ def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
 def write(path: str | Path, image: np.ndarray) -> None:
     """Writes an (H, W, 3) uint8 picture as a PNG, whole or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path, "wb") as file:
+    with files.atomic_write(path, "wb") as file:
         Image.fromarray(image).save(file, format="png")
 
 
@@ -62,7 +62,7 @@ def write_walk(path: str | Path, images: np.ndarray) -> None:
     frames = [grid(image[None]) for image in images]
     if Path(path).suffix.lower() == ".gif":
         first, *rest = (Image.fromarray(frame) for frame in frames + frames[-2:0:-1])
-        with files.whole(path, "wb") as file:
+        with files.atomic_write(path, "wb") as file:
             first.save(file, "gif", save_all=True, append_images=rest, duration=80, loop=0)
     else:
         write(path, np.concatenate(frames, axis=1))

@@ -57,7 +57,7 @@ T, R = TypeVar("T"), TypeVar("R")
 AT_ONCE = 256  # items given to the threads before the next ones are
 
 
-def watched(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
+def with_progress(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
     """The batches, with a progress bar over `total` images."""
     bar = Progress(title, total)
     for batch in batches:
@@ -74,4 +74,4 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], title: str, threads: 
             for start in range(0, len(items), AT_ONCE):
                 yield list(pool.map(work, items[start : start + AT_ONCE]))
 
-    return watched(parts(), title, len(items))
+    return with_progress(parts(), title, len(items))

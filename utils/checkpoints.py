@@ -69,11 +69,11 @@ def write(content: dict, path: str | Path) -> None:
     """Writes `content` to `path` whole or not at all, with the format's number and a checksum.
 
     Raises:
-        Failure: the disk is full; a file of that name stays as it was.
+        RunError: the disk is full; a file of that name stays as it was.
     """
     import torch
 
-    with files.whole(path, "w+b") as file:
+    with files.atomic_write(path, "w+b") as file:
         torch.save({"format": FORMAT, **content}, file)
         file.seek(-2, os.SEEK_END)  # the length of the zip comment, of which there is none yet
         file.write(struct.pack("<H", len(SEAL) + DIGITS) + SEAL)
@@ -173,7 +173,7 @@ def load_net(net: "nn.Module", content: dict, path: str | Path) -> None:
     if ours != theirs:
         raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, wanted = content["net"], net.state_dict()
-    wrong = [k for k in wanted if not fits(state.get(k), wanted[k])] + [k for k in state if k not in wanted]
+    wrong = [k for k in wanted if not shape_matches(state.get(k), wanted[k])] + [k for k in state if k not in wanted]
     heads = [k for k in wrong if k in wanted and is_head(state.get(k), wanted[k], ours[1])]
     if wrong and not heads:
         raise UsageError(
@@ -195,6 +195,6 @@ def is_head(entry: object, wanted: "torch.Tensor", num_classes: int | None) -> b
     return len(shape) > 0 and shape != wanted.shape and wanted.shape == (num_classes, *shape[1:])
 
 
-def fits(entry: object, wanted: "torch.Tensor") -> bool:
+def shape_matches(entry: object, wanted: "torch.Tensor") -> bool:
     """Whether a state dict's entry can be loaded where `wanted` stands."""
     return getattr(entry, "shape", None) == wanted.shape

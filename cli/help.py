@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import data
 import models
+from cli import presets
 from config import Config, commands_of, dashed, is_switch, type_of
-from utils import presets
 from utils.errors import UsageError, nearest
 
 WIDTH = 110

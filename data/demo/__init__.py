@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from data import drawing
-from data.dogcat import DogCat
+from data.demo import drawing
+from data.dataset import DogCat
 
 
 class Demo(DogCat):
@@ -17,6 +17,6 @@ class Demo(DogCat):
 
     def __init__(self, root: str | Path | None = None) -> None:
         root = Path(root or self.home)
-        if root.parts[-2:] == ("demo", "train") and not root.parent.exists():  # a mistyped path draws nothing
+        if root.parts[-2:] == ("demo", "train") and not root.exists():  # a mistyped path draws nothing
             drawing.write(root.parent)
         super().__init__(root)

@@ -14,11 +14,11 @@ from data.loaders import Batch
 from utils.errors import Stopped
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 + the signal's number, as shells have it
-LOOK_EVERY = 0.5  # seconds between two looks for files
+LOOK_EVERY = 0.5  # seconds between two inspections for files
 
 
-class Stops:
-    """Hears the user while it is entered: `with Stops(...) as stops`.
+class StopControl:
+    """Hears the user while it is entered: `with StopControl(...) as stops`.
 
     The first Ctrl-C, SIGTERM or hang-up raises Stopped where `waiting` waits for a batch, else after the step. The
     second ends the process at once. A file STOP in `folder` raises Stopped too, a file SAVE calls `save`.
@@ -31,7 +31,7 @@ class Stops:
         self.may_raise = False
         self.looked_at, self.told, self.handlers = time.monotonic(), set(), {}
 
-    def __enter__(self) -> "Stops":
+    def __enter__(self) -> "StopControl":
         self._take(self.folder / "STOP")  # one that came after the last run's end
         self._take(self.folder / "SAVE")
         if threading.current_thread() is threading.main_thread():

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from config import Config
 from data.image_data import Items
 from data.loaders import Batch
-from engine.judge import Judge
-from engine.recipe import averaged, take_up
-from engine.task import Task, buffers_of, check_finite
+from engine.gan_evaluator import GanEvaluator
+from engine.recipe import load_optimizer_state, make_ema
+from engine.tasks.base import Task, buffers_of, check_finite
 from models.basic_module import BasicModule
 from utils import pictures
 from utils.errors import UsageError
-from utils.progress import watched
+from utils.progress import with_progress
 
 SHOWN, AT_ONCE, WALK = 64, 64, 32  # images of a grid; that go through the generator at once; of a walk
 
@@ -34,7 +34,7 @@ class Gan(Task):
 
     def begin(self, items: Items | None) -> None:
         net, opt, device = self.net, self.opt, self.device
-        self.steps, self.average, self.optimizers = 0, None, {}
+        self.steps, self.ema, self.optimizers = 0, None, {}
         if items is not None:
             _ = self.judge  # a wrong one is told before anything is trained
             fused = {"fused": device.device.type in ("cpu", "cuda"), "betas": (opt.beta1, 0.999)}
@@ -42,16 +42,16 @@ class Gan(Task):
                 "generator": torch.optim.Adam(net.generator.parameters(), opt.lr1, **fused),
                 "discriminator": torch.optim.Adam(net.discriminator.parameters(), opt.lr2, **fused),
             }
-            self.average = averaged(net.generator, opt)
+            self.ema = make_ema(net.generator, opt)
 
     @cached_property
-    def judge(self) -> Judge:
-        return Judge(self.opt.judge, self.preprocess, self.device)
+    def judge(self) -> GanEvaluator:
+        return GanEvaluator(self.opt.judge, self.preprocess, self.device)
 
     @property
     def generator(self) -> nn.Module:
         """What makes the images: the moving average where there is one."""
-        return self.average.module if self.average else self.net.generator
+        return self.ema.module if self.ema else self.net.generator
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         net, opt = self.net.train(), self.opt
@@ -74,8 +74,8 @@ class Gan(Task):
         for name, optimizer in self.optimizers.items():
             if learns[name]:
                 optimizer.step()
-        if self.average and learns["generator"]:
-            self.average.update_parameters(net.generator)
+        if self.ema and learns["generator"]:
+            self.ema.update_parameters(net.generator)
         self.steps += 1
         with torch.no_grad():
             means = {"real": on_real.sigmoid().mean(), "fake": on_fake.sigmoid().mean()}
@@ -161,7 +161,7 @@ class Gan(Task):
         """(count, S, S, C) uint8: those of `of` images that the discriminator likes best, the best first."""
         opt = self.opt
         images, scores = None, None
-        for noise in watched(self.noises(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
+        for noise in with_progress(self.noises(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
             made = self.make(noise)
             liked, made = self.liked(made), as_bytes(made)
             images = made if images is None else torch.cat([images, made])
@@ -208,22 +208,22 @@ class Gan(Task):
     def state_dict(self) -> dict:
         state = {"net": self.net.state_dict(), "steps": self.steps}
         state |= {f"{name}_optimizer": optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        if self.average:  # then `net` holds the average, and this is what learns
-            average = {f"generator.{name}": value for name, value in self.average.module.state_dict().items()}
+        if self.ema:  # then `net` holds the average, and this is what learns
+            average = {f"generator.{name}": value for name, value in self.ema.module.state_dict().items()}
             learning = self.net.generator.state_dict()
-            state |= {"net": state["net"] | average, "learning": learning, "averaged": int(self.average.n_averaged)}
+            state |= {"net": state["net"] | average, "learning": learning, "averaged": int(self.ema.n_averaged)}
         return state
 
     def load_state_dict(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])
-        if self.average:
-            self.average.module.load_state_dict(self.net.generator.state_dict())
-            self.average.n_averaged.fill_(state.get("averaged", 0))
+        if self.ema:
+            self.ema.module.load_state_dict(self.net.generator.state_dict())
+            self.ema.n_averaged.fill_(state.get("averaged", 0))
         if "learning" in state:
             self.net.generator.load_state_dict(state["learning"])
         self.steps = state["steps"]
         for name, optimizer in self.optimizers.items():
-            take_up(optimizer, state[f"{name}_optimizer"])
+            load_optimizer_state(optimizer, state[f"{name}_optimizer"])
 
 
 def as_bytes(images: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ def write_csv(
         predictions: batches with their logits (N, K).
     """
     rows = iter(ids)
-    with files.whole(path) as file:
+    with files.atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes])
         for _, logits in predictions:
@@ -37,7 +37,7 @@ def write_csv(
 def write_json(checkpoint: Path, figures: dict) -> None:
     """Writes what was measured of RUN_FOLDER/best.pth as val_best.json beside it; nothing for a file elsewhere."""
     if (checkpoint.parent / "config.yaml").is_file() and os.access(checkpoint.parent, os.W_OK):
-        with files.whole(checkpoint.with_name(f"val_{checkpoint.stem}.json")) as file:
+        with files.atomic_write(checkpoint.with_name(f"val_{checkpoint.stem}.json")) as file:
             json.dump(figures, file, indent=1)
 
 

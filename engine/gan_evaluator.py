@@ -13,7 +13,7 @@ import models
 from data.transforms import Preprocess
 from engine.device import Device
 from models.basic_module import BasicModule
-from utils import checkpoint
+from utils import checkpoints
 from utils.errors import UsageError
 
 PAIRED = 256  # images of each kind whose distances are taken
@@ -21,7 +21,7 @@ COLLAPSED, ONE_SIDED = 0.2, 0.5  # of the real images' mean difference, and spre
 
 
 @dataclass
-class Seen:
+class Features:
     """What a judge saw: features (N, F), probabilities (N, K), and some of the images (n, S, S, C) uint8."""
 
     features: torch.Tensor
@@ -29,11 +29,11 @@ class Seen:
     some: torch.Tensor
 
 
-class Judge:
+class GanEvaluator:
     """Compares generated images with real ones by a net's features: what goes into its last linear layer.
 
     Args:
-        path: a run of a classifier; None: a CifarNet of fixed random weights looks at them at 32 x 32.
+        path: a run of a classifier; None: a CifarNet of fixed random weights inspections at them at 32 x 32.
         preprocess: of the images.
 
     Raises:
@@ -56,7 +56,7 @@ class Judge:
         linear[-1].register_forward_pre_hook(lambda layer, inputs: setattr(self, "features", inputs[0]))
 
     @torch.inference_mode()
-    def look(self, parts: Iterable[torch.Tensor]) -> Seen:
+    def look(self, parts: Iterable[torch.Tensor]) -> Features:
         """Looks at images that come in parts (n, S, S, C) uint8."""
         features, probs, some = [], [], []
         channels, side = len(self.preprocess.mean), self.preprocess.image_size
@@ -69,9 +69,9 @@ class Judge:
             probs.append(logits.float().softmax(dim=1).cpu())
             if sum(map(len, some)) < PAIRED:
                 some.append(images.cpu())
-        return Seen(torch.cat(features), torch.cat(probs), torch.cat(some)[:PAIRED])
+        return Features(torch.cat(features), torch.cat(probs), torch.cat(some)[:PAIRED])
 
-    def compare(self, real: Seen, made: Seen) -> dict:
+    def compare(self, real: Features, made: Features) -> dict:
         """The figures of generated images.
 
         distance: Fréchet, of the features. variety: the mean difference of two of them, by that of two real ones.
@@ -89,7 +89,7 @@ class Judge:
             figures |= {"real_confidence": confidence(real), "real_spread": spread(real)}
         return figures
 
-    def bounds(self, real: Seen) -> dict:
+    def bounds(self, real: Features) -> dict:
         """What to hold a distance against: that of one half of the real images to the other, and that of noise."""
         half = len(real.features) // 2
         rng = torch.Generator().manual_seed(0)
@@ -120,7 +120,7 @@ class Judge:
 
 def classifier(path: str, channels: int) -> tuple[BasicModule, Preprocess]:
     """The net of a run, for images of so many channels, and what its images go through."""
-    content = checkpoint.read(checkpoint.find(path))
+    content = checkpoints.read(checkpoints.find(path))
     if content.get("num_classes") is None or "preprocess" not in content:
         raise UsageError(f"--judge={path} holds no classifier's run: give the folder of one")
     preprocess = Preprocess(**content["preprocess"])
@@ -128,7 +128,7 @@ def classifier(path: str, channels: int) -> tuple[BasicModule, Preprocess]:
     if channels not in (1, own):
         raise UsageError(f"--judge={path} has learned from grey images, and these are in colour: give another one")
     net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=own)
-    checkpoint.load_net(net, content, path)
+    checkpoints.load_net(net, content, path)
     return net, preprocess
 
 
@@ -148,10 +148,10 @@ def difference(images: torch.Tensor) -> float:
     return float(torch.pdist(flat).square().mean().div(flat.shape[1]).sqrt())
 
 
-def confidence(seen: Seen) -> float:
+def confidence(seen: Features) -> float:
     return seen.probs.max(dim=1).values.mean().item()
 
 
-def spread(seen: Seen) -> float:
+def spread(seen: Features) -> float:
     shares = torch.bincount(seen.probs.argmax(dim=1), minlength=seen.probs.shape[1]) / len(seen.probs)
     return float(torch.special.entr(shares).sum()) / math.log(len(shares))

@@ -13,8 +13,8 @@ import yaml
 from tqdm import tqdm
 
 from config import Config
-from utils import checkpoint, files, pictures
-from utils.sinks import Jsonl, Log, Sink, Visdom
+from runs.sinks import Jsonl, Log, Sink, Visdom
+from utils import checkpoints, files, pictures
 from utils.visualize import Visualizer
 
 
@@ -50,7 +50,7 @@ class Run:
             for event in kept:
                 view.record(event)
         if best:
-            checkpoint.link(best, folder / "best.pth")
+            checkpoints.link(best, folder / "best.pth")
         return run
 
     @classmethod
@@ -73,10 +73,10 @@ class Run:
         for sink in self.sinks:
             sink.sync()
         path = self.folder / f"step_{step:08d}.pth"
-        checkpoint.write(content, path)
-        checkpoint.link(path, self.folder / "last.pth")
+        checkpoints.write(content, path)
+        checkpoints.link(path, self.folder / "last.pth")
         if better:
-            checkpoint.link(path, self.folder / "best.pth")
+            checkpoints.link(path, self.folder / "best.pth")
         self.keep_only(keep)
 
     def keep_only(self, count: int) -> None:
@@ -110,7 +110,7 @@ class Run:
 
 
 def _write_config(folder: Path, opt: Config) -> None:
-    with files.whole(folder / "config.yaml") as file:
+    with files.atomic_write(folder / "config.yaml") as file:
         yaml.safe_dump(opt.model_dump(), file, sort_keys=False, allow_unicode=True)
 
 

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from config import Config
 from data.image_data import Items
 from data.loaders import Batch
-from engine.recipe import averaged, class_weights, make_optimizer, mixing, smaller, take_up
-from engine.schedule import Schedule
-from engine.task import Task, buffers_of, check_finite
+from engine import metrics
+from engine.recipe import class_weights, load_optimizer_state, make_ema, make_mixup, make_optimizer, resized_side
+from engine.schedules import Schedule
+from engine.tasks.base import Task, buffers_of, check_finite
 from models.basic_module import BasicModule
-from utils import metrics, pictures
+from utils import pictures
 
 
 class Classify(Task):
@@ -24,19 +25,19 @@ class Classify(Task):
 
     def begin(self, items: Items | None) -> None:
         net, opt, device = self.net, self.opt, self.device
-        self.average, self.side = None, self.preprocess.image_size
+        self.ema, self.side = None, self.preprocess.image_size
         if items is not None:
             weights = class_weights(items) if opt.balance == "loss" else None
             self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
-            self.mix = mixing(opt, len(self.classes))
+            self.mix = make_mixup(opt, len(self.classes))
             self.optimizer = make_optimizer(net, opt, device)
             self.lr_schedule = Schedule(self.optimizer, opt.scheduler, opt.lr, opt.lr_decay, opt.warmup)
-            self.average = averaged(net, opt)
+            self.ema = make_ema(net, opt)
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The net that is evaluated and saved as the result: the moving average where there is one."""
-        return self.average.module if self.average else self.net
+        return self.ema.module if self.ema else self.net
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.net.train()
@@ -60,8 +61,8 @@ class Classify(Task):
         if self.opt.clip_grad:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
         self.optimizer.step()
-        if self.average:
-            self.average.update_parameters(self.net)
+        if self.ema:
+            self.ema.update_parameters(self.net)
         return {"loss": loss, "accuracy": right / len(batch)}
 
     @staticmethod
@@ -77,7 +78,7 @@ class Classify(Task):
         return step
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
-        net = self.judged.eval()
+        net = self.eval_model.eval()
         with torch.inference_mode():
             for batch in batches:
                 images = self._images(batch.to(self.device.device))
@@ -101,7 +102,7 @@ class Classify(Task):
     def schedule(self, done: float) -> None:
         self.lr_schedule.set(done)
         side = self.preprocess.image_size
-        self.side = smaller(side) if done < self.opt.progressive_resizing else side
+        self.side = resized_side(side) if done < self.opt.progressive_resizing else side
 
     def end_epoch(self, figures: dict) -> None:
         self.lr_schedule.end_epoch(figures["loss"])
@@ -145,16 +146,16 @@ class Classify(Task):
     def state_dict(self) -> dict:
         parts = {"net": self.judged, "optimizer": self.optimizer, "scheduler": self.lr_schedule}
         state = {name: part.state_dict() for name, part in parts.items()}
-        if self.average:  # then `net` is the average, and this what learns
-            state |= {"learning_net": self.net.state_dict(), "averaged": int(self.average.n_averaged)}
+        if self.ema:  # then `net` is the average, and this what learns
+            state |= {"learning_net": self.net.state_dict(), "averaged": int(self.ema.n_averaged)}
         return state
 
     def load_state_dict(self, state: dict) -> None:
         self.net.load_state_dict(state.get("learning_net", state["net"]))
-        if self.average:
-            self.average.module.load_state_dict(state["net"])
-            self.average.n_averaged.fill_(state.get("averaged", 0))
-        take_up(self.optimizer, state["optimizer"], saved=("lr",))
+        if self.ema:
+            self.ema.module.load_state_dict(state["net"])
+            self.ema.n_averaged.fill_(state.get("averaged", 0))
+        load_optimizer_state(self.optimizer, state["optimizer"], saved=("lr",))
         self.lr_schedule.load_state_dict(state["scheduler"])
 
     def _images(self, batch: Batch) -> torch.Tensor:

@@ -16,7 +16,7 @@ class DogCat(ImageData):
     name_rule = re.compile(r"(cat|dog)\.\d+\.")
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def matches(cls, root: Path) -> bool:
         return any(is_image(path) and cls.name_rule.match(path.name) for path in first_files(root))
 
     def scan(self, root: Path) -> tuple[list[str], Items]:

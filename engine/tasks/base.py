@@ -1,4 +1,4 @@
-"""What the loop trains. A task owns its nets, its optimizers and its step; the loop never looks inside."""
+"""What the loop trains. A task owns its nets, its optimizers and its step; the loop never inspections inside."""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -19,7 +19,7 @@ from utils.errors import UsageError
 Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # each with what it was before
 
 
-class NotFinite(Exception):
+class NonFiniteError(Exception):
     """A step's loss or gradients hold NaN or infinity; the optimizer has not stepped."""
 
 
@@ -31,7 +31,7 @@ class Task:
         classes: of the data set.
         preprocess: what its images went through.
         opt: the options.
-        items: what it is to learn from; None where it is only to be judged: then it needs no optimizer.
+        items: what it is to learn from; None where it is only to be eval_model: then it needs no optimizer.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Task:
         What it draws at random comes from torch's global generator, which the loop seeds for each step.
 
         Raises:
-            NotFinite: says which tensors; nothing that training changes has changed.
+            NonFiniteError: says which tensors; nothing that training changes has changed.
         """
         raise NotImplementedError
 
@@ -138,7 +138,7 @@ def check_finite(loss: torch.Tensor, net: torch.nn.Module, before: Buffers) -> N
         before: `buffers_of` the net before the step.
 
     Raises:
-        NotFinite: the loss or a gradient is NaN or infinite; the buffers are as they were.
+        NonFiniteError: the loss or a gradient is NaN or infinite; the buffers are as they were.
     """
     named = [(name, p.grad) for name, p in net.named_parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([grad for _, grad in named])
@@ -149,7 +149,7 @@ def check_finite(loss: torch.Tensor, net: torch.nn.Module, before: Buffers) -> N
     if names:  # else only the sum of their squares is too large for float32
         for buffer, value in before:
             buffer.copy_(value)
-        raise NotFinite(names[0] + (f", {names[1]}" if len(names) > 1 else "") + _more(len(names) - 2))
+        raise NonFiniteError(names[0] + (f", {names[1]}" if len(names) > 1 else "") + _more(len(names) - 2))
 
 
 def _more(count: int) -> str:

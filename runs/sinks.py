@@ -43,17 +43,17 @@ class Lines(Sink):
     """A file to which lines are added; each reaches the operating system at once.
 
     Raises:
-        Failure: the disk is full.
+        RunError: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with files.disk_trouble_told(path):
+        with files.disk_errors_as_failure(path):
             self.file = path.open("ab", buffering=0)
 
     def add(self, line: str) -> None:
         data = line.encode(errors="backslashreplace") + b"\n"
-        with files.disk_trouble_told(self.path):
+        with files.disk_errors_as_failure(self.path):
             size = os.fstat(self.file.fileno()).st_size
             try:
                 while data:
@@ -63,7 +63,7 @@ class Lines(Sink):
                 raise
 
     def sync(self) -> None:
-        with files.disk_trouble_told(self.path), suppress(ValueError):
+        with files.disk_errors_as_failure(self.path), suppress(ValueError):
             os.fsync(self.file.fileno())
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Jsonl(Lines):
                 kind = event["kind"]
                 if kind not in limits or event[kind] <= limits[kind]:
                     kept.append(event)
-        with files.whole(self.path) as file:
+        with files.atomic_write(self.path) as file:
             file.writelines(json.dumps(event) + "\n" for event in kept)
         self.file.close()
         self.file = self.path.open("ab", buffering=0)

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from data.augment import Augment
 from data.image_data import ImageData, Items
-from data.loaders import Batch, Batches, EpochLoader, Images, cores
+from data.loaders import Batch, EpochBatchSampler, EpochLoader, ImageDataset, cores
 from data.transforms import Preprocess, random_crop
 from utils import files
-from utils.errors import Failure, UsageError
+from utils.errors import RunError, UsageError
 from utils.progress import in_threads
 
 CACHE = Path("data/cache")
@@ -26,7 +26,7 @@ IN_MEMORY = 2**30  # bytes of images that are held in memory without being asked
 AT_ONCE = 256  # images scaled before the next ones are
 
 
-class HeldLoader(EpochLoader):
+class CachedLoader(EpochLoader):
     """Batches of images that are held; no processes.
 
     Args:
@@ -40,7 +40,7 @@ class HeldLoader(EpochLoader):
         items: Items,
         images: torch.Tensor,
         preprocess: Preprocess,
-        batches: Batches,
+        batches: EpochBatchSampler,
         augment: Augment | None = None,
         bad: dict[int, str] | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class HeldLoader(EpochLoader):
         return F.interpolate(crop, (side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
-def squares(
+def load_cached(
     dataset: ImageData, items: Items, preprocess: Preprocess, cache: str, replace_bad: bool, crops: bool
 ) -> tuple[torch.Tensor, dict[int, str]] | None:
     """The images of `items` as (N, T, T, C) uint8, and {index: what could not be read}; None to read them each epoch.
@@ -78,7 +78,7 @@ def squares(
         crops: random crops are to be cut out of them. T is then so large that one of mean area is not enlarged.
 
     Raises:
-        UsageError: an image cannot be read. Failure: the disk is full.
+        UsageError: an image cannot be read. RunError: the disk is full.
     """
     side, crops = preprocess.image_size, crops and preprocess.min_crop < 1
     if (pixels := dataset.pixels(items)) is not None:
@@ -94,7 +94,7 @@ def squares(
 
 def decoded(items: Items, preprocess: Preprocess, replace_bad: bool, bad: dict[int, str]) -> Iterator[np.ndarray]:
     """The squares of all images in parts of (n, S, S, C) uint8, read by threads, with a bar; fills `bad`."""
-    images = Images(items, preprocess, seed=0, crop=False, replace_bad=replace_bad)
+    images = ImageDataset(items, preprocess, seed=0, crop=False, replace_bad=replace_bad)
     done = 0
     for samples in in_threads(lambda index: images[0, index], range(len(items)), "reading", cores()):
         for sample in samples:
@@ -122,13 +122,13 @@ def on_disk(
         shape, bad = (len(items), side, side, channels), {}
         size, free = int(np.prod(shape)), shutil.disk_usage(CACHE).free
         if size > free:
-            raise Failure(f"--cache=disk needs {size / 2**20:.0f} MiB in {CACHE}, and {free / 2**20:.0f} MiB are free")
-        with files.whole(path, "wb") as file:
+            raise RunError(f"--cache=disk needs {size / 2**20:.0f} MiB in {CACHE}, and {free / 2**20:.0f} MiB are free")
+        with files.atomic_write(path, "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for part in decoded(items, preprocess, replace_bad, bad):
                 file.write(part.data)
-            with files.whole(path.with_suffix(".json")) as notes:
+            with files.atomic_write(path.with_suffix(".json")) as notes:
                 json.dump(bad, notes)
         print(f"{path}: {len(items)} images of {side}x{side}, {size / 2**20:.0f} MiB; it may be deleted at any time")
     bad = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 from PIL import Image, ImageDraw
 
-from data.pen import Colour, Pen, flip, oval, smooth, whole
+from data.demo.pen import Colour, Pen, flip, oval, smooth, whole
 
 KINDS = ("cat", "dog")
 ZOOM = 2  # pictures are drawn this much larger and scaled down, for smooth edges
@@ -37,7 +37,7 @@ def tone(hue: float, light: float, depth: float) -> Colour:
 
 
 def choose_look(rng: Random) -> SimpleNamespace:
-    """What both kinds share: colours, markings, expression, and which way the face looks."""
+    """What both kinds share: colours, markings, expression, and which way the face inspections."""
     dark, bright = rng.uniform(0.1, 0.4), rng.uniform(0.6, 0.9)
     coat, ground = (dark, bright) if rng.random() < 0.5 else (bright, dark)
     away = 1 if coat < 0.5 else -1  # the direction of lightness in which details show on the coat
@@ -193,8 +193,10 @@ def write(root: Path, seed: int = 0, train_per_class: int = 300, test: int = 60)
         for kind, name in pictures:
             rng = Random(f"{seed}/{name}")
             draw(kind, rng).save(new / f"{name}.jpg", quality=rng.randint(70, 95))
-        try:
-            os.rename(new, root)
-        except OSError:
-            if not (root / "train").is_dir():  # if it is, another process was first
-                raise
+        root.mkdir(exist_ok=True)
+        for part in ("test1", "train"):  # train comes last: where it exists, all is there
+            try:
+                os.rename(new / part, root / part)
+            except OSError:
+                if not (root / part).is_dir():  # if it is, another process was first
+                    raise

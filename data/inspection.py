@@ -19,7 +19,7 @@ HUGE = 20_000_000  # pixels, above which reading takes seconds
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What one image is.
 
     Attributes:
@@ -50,7 +50,7 @@ KINDS: dict[str, Callable[[Image.Image], bool]] = {
 }
 
 
-def look(path: Path, label: int, preprocess: Preprocess) -> Look:
+def look(path: Path, label: int, preprocess: Preprocess) -> Inspection:
     """Reads one image as training does, all of it."""
     digest = ""
     try:
@@ -58,9 +58,9 @@ def look(path: Path, label: int, preprocess: Preprocess) -> Look:
             digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         preprocess.eval(path)
         with told(path), Image.open(path) as image:
-            return Look(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
+            return Inspection(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
     except UsageError as e:
-        return Look(path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: "))
+        return Inspection(path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: "))
 
 
 def is_a(kind: str, image: Image.Image) -> bool:
@@ -70,13 +70,14 @@ def is_a(kind: str, image: Image.Image) -> bool:
     return False
 
 
-def look_at_all(dataset: ImageData, items: Items, preprocess: Preprocess, threads: int) -> list[Look]:
+def inspect_images(dataset: ImageData, items: Items, preprocess: Preprocess, threads: int) -> list[Inspection]:
     """Looks at all `items`, in order, with a progress bar. Threads do: Pillow decodes outside of Python's lock."""
     if (pixels := dataset.pixels(items)) is not None:  # nothing odd can be in an array, but doubles can
         height, width = pixels.shape[1:3]
         digests = (hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in pixels)
         return [
-            Look(path, label, digest, (width, height)) for (path, label), digest in zip(items, digests, strict=True)
+            Inspection(path, label, digest, (width, height))
+            for (path, label), digest in zip(items, digests, strict=True)
         ]
-    looks = in_threads(lambda item: look(*item, preprocess), items, "checking", threads)
-    return [one for part in looks for one in part]
+    inspections = in_threads(lambda item: look(*item, preprocess), items, "checking", threads)
+    return [one for part in inspections for one in part]
