@@ -1,6 +1,6 @@
 """Data sets by name: one file each, a class that derives from `ImageData`. Importing this package needs no torch."""
 
-from functools import cache
+import functools
 from importlib import import_module
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from utils import registry
 from utils.errors import UsageError
 
 
-@cache
+@functools.cache
 def entries() -> dict[str, registry.Entry]:
     """{class name: Entry} of this folder's data sets."""
     return registry.scan(Path(__file__).parent, base="ImageData")

@@ -60,7 +60,7 @@ def training(
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
     train = train_loader(opt, dataset, train_items, preprocess, device)
     if not (past or start_from or pretrained):
-        net.begin_with(lambda: preprocess.normalize(next(iter(train.at(0))).images))
+        net.begin_with(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
     task = tasks.named(net.task)(net, dataset.classes, preprocess, device, opt, train_items)
     if past:
         checkpoints.load_net(net, past, "the saved run")

@@ -26,7 +26,7 @@ from utils.errors import RunError, UsageError
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
+def cache_folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(cached, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
 
@@ -224,7 +224,7 @@ def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
         for epoch in (0, 1):
             one, other = everything(in_memory, epoch), everything(from_files, epoch)
             assert list(one) == list(other) and all(torch.equal(one[i], other[i]) for i in one)
-        assert list(everything(in_memory.at(0, 10)))[:3] != list(one)[:3]
+        assert list(everything(in_memory.set_epoch(0, 10)))[:3] != list(one)[:3]
 
 
 def test_what_is_not_held(dogcat, monkeypatch):
@@ -235,13 +235,13 @@ def test_what_is_not_held(dogcat, monkeypatch):
     assert load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
 
 
-def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache, monkeypatch):
+def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache_folder, monkeypatch):
     root = shutil.copytree(dogcat / "train", tmp_path / "train")
     found = data.open("DogCat", root)
     images = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0].clone()
     expected = load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True)[0]
     assert torch.equal(images, expected)
-    (path,) = cache.glob("*.npy")
+    (path,) = cache_folder.glob("*.npy")
     with monkeypatch.context() as patch:
         patch.setattr(cached, "decoded", None)  # would raise where a file is read again
         assert torch.equal(load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
@@ -249,7 +249,7 @@ def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache, monkeyp
     os.utime(changed, ns=(1, 1))
     new = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
     assert [i for i in range(len(new)) if not torch.equal(new[i], images[i])] == [3]
-    assert len(list(cache.glob("*.npy"))) == 2 and path.exists()
+    assert len(list(cache_folder.glob("*.npy"))) == 2 and path.exists()
 
 
 def test_random_crops_come_out_of_larger_squares(dogcat):
@@ -266,13 +266,13 @@ def test_random_crops_come_out_of_larger_squares(dogcat):
     assert load_cached(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
 
 
-def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache, monkeypatch):
+def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache_folder, monkeypatch):
     root = shutil.copytree(dogcat / "train", tmp_path / "train")
     (root / "cat.3.jpg").write_bytes(b"bad")
     found = data.open("DogCat", root)
     with pytest.raises(UsageError, match="cat.3.jpg"):
         load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)
-    assert list(cache.iterdir()) == []
+    assert list(cache_folder.iterdir()) == []
     images, bad = load_cached(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
     index = [path.name for path, _ in found.items].index("cat.3.jpg")
     assert list(bad) == [index] and "cat.3.jpg" in bad[index]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from data.demo import drawing
 from data.dataset import DogCat
+from data.demo import drawing
 
 
 class Demo(DogCat):

@@ -122,7 +122,7 @@ class Task:
 
 def named(name: str) -> type[Task]:
     """The task of that name, from its file in this folder."""
-    entry = registry.scan(Path(__file__).parent, base="Task")[name]
+    entry = registry.scan(Path(__file__).parent, "Task", "engine.tasks")[name]
     return getattr(import_module(entry.module), name)
 
 

@@ -144,7 +144,7 @@ class Classify(Task):
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict:
-        parts = {"net": self.judged, "optimizer": self.optimizer, "scheduler": self.lr_schedule}
+        parts = {"net": self.eval_model, "optimizer": self.optimizer, "scheduler": self.lr_schedule}
         state = {name: part.state_dict() for name, part in parts.items()}
         if self.ema:  # then `net` is the average, and this what learns
             state |= {"learning_net": self.net.state_dict(), "averaged": int(self.ema.n_averaged)}
