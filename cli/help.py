@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 import data
 import models
 from cli import presets
-from config import Config, commands_of, dashed, is_switch, type_of
+from config import Config
+from utils import registry
 from utils.errors import UsageError, nearest
+from utils.options import dashed
 
 WIDTH = 110
 Commands = Mapping[str, Callable]
@@ -30,16 +32,19 @@ def page(topics: list[str], commands: Commands) -> str:
         return "--config: a preset of options, by name or path. Presets:\n" + _presets()
     if name in commands:
         return command(name, commands)
-    if option in Config.model_fields:
+    if option in Config.fields():
         return _option(option)
     if name in presets.names():
         return presets.locate(name).read_text(encoding="utf-8").rstrip()
+    if registry.is_external(name):
+        return _external(name)
     known_sets = {n.lower(): n for n in data.names()}
     if name.lower() in known_sets and name not in models.names():
         return f"{known_sets[name.lower()]} (data set)\n\n{data.entries()[known_sets[name.lower()]].docstring}"
-    if name in (known := [*models.names(), *models.torchvision_names()]):
+    known = [*models.names(), *models.torchvision_names()]
+    if name in known or name.startswith("timm/"):
         return f"{name} (model)\n\n{models.describe(name)}"
-    hint = nearest(name, [*commands, *Config.model_fields, *data.names(), *presets.names(), *known])
+    hint = nearest(name, [*commands, *Config.fields(), *data.names(), *presets.names(), *known])
     raise UsageError(f"no help on {name!r}: it is no command, option, model, data set or preset.{hint}")
 
 
@@ -63,12 +68,12 @@ def overview(commands: Commands) -> str:
         *_summaries(commands),
     ]
     parts.append("\nOPTIONS (help OPTION tells more; --some-name is --some_name; switches: --use-gpu, --no-use-gpu)")
-    parts.append(_row("--config", "None", "a preset: a name below, or the path of a YAML file of options"))
+    parts.append(_line("--config", "None", "a preset: a name below, or the path of a YAML file of options"))
     group = None
-    for name, field in Config.model_fields.items():
-        if group != (group := field.json_schema_extra["group"]):
+    for name in Config.fields():
+        if group != (group := Config.group_of(name)):
             parts.append(f"  {group}")
-        parts.append(_row("--" + dashed(name), str(field.default), f"{field.description} [{type_of(name)}]"))
+        parts.append(_row(name, f"{Config.help_of(name)} [{Config.type_of(name)}]"))
     tv = models.torchvision_names()
     parts.append("\nMODELS (help MODEL tells more)")
     parts += [f"  {name:<14} {_first_line(entry.docstring)}" for name, entry in models.entries().items()]
@@ -82,30 +87,33 @@ def overview(commands: Commands) -> str:
 
 def command(name: str, commands: Commands) -> str:
     text = inspect.getdoc(commands[name])
-    rows = [
-        _row("--" + dashed(option), str(field.default), field.description)
-        for option, field in Config.model_fields.items()
-        if name in commands_of(option)
-    ]
+    rows = [_row(option, Config.help_of(option)) for option in Config.fields() if name in Config.commands_of(option)]
     if rows:
-        rows.insert(0, _row("--config", "None", "a preset: its name, or the path of a YAML file of options"))
+        rows.insert(0, _line("--config", "None", "a preset: its name, or the path of a YAML file of options"))
     return "\n".join([f"python main.py {name}", "", text, *(["", "Options:", *rows] if rows else [])])
 
 
 def _option(name: str) -> str:
-    field = Config.model_fields[name]
+    default = Config.default_of(name)
     lines = [
-        f"--{dashed(name)}: {field.description}",
-        f"  type     {type_of(name)}",
-        f"  default  {field.default}",
-        f"  works on {', '.join(commands_of(name))}",
+        f"--{dashed(name)}: {Config.help_of(name)}",
+        f"  type     {Config.type_of(name)}",
+        f"  default  {default}",
+        f"  works on {', '.join(Config.commands_of(name))}",
     ]
-    if is_switch(name):
+    if Config.is_switch(name):
         lines.append(f"  typed    --{dashed(name)}, --{dashed(name)}=false, --no-{dashed(name)}")
     else:
-        example = "..." if field.default is None else field.default
+        example = "..." if default in (None, {}, []) else default
         lines.append(f"  typed    --{dashed(name)}={example}, or `{name}: {example}` in a preset")
     return "\n".join(lines)
+
+
+def _external(name: str) -> str:
+    """What a class or function of the user's says of itself; its file is read and not run."""
+    entry = registry.external(name, "model or data set")
+    takes = "any" if entry.parameters is None else ", ".join(entry.parameters) or "none"
+    return f"{name} ({entry.path})\n\n{entry.docstring or 'It has no docstring.'}\n\nArguments: {takes}"
 
 
 def _summaries(commands: Commands) -> list[str]:
@@ -121,7 +129,11 @@ def _presets() -> str:
     return "\n".join(f"  {name:<14} {presets.header(presets.locate(name))}" for name in presets.names())
 
 
-def _row(flag: str, default: str, help: str) -> str:
+def _row(option: str, help: str) -> str:
+    return _line("--" + dashed(option), str(Config.default_of(option)), help)
+
+
+def _line(flag: str, default: str, help: str) -> str:
     lines = textwrap.wrap(help, WIDTH - 36)
     return "\n".join([f"    {flag:<18} {default:<12.12} {lines[0]}", *(" " * 36 + line for line in lines[1:])])
 

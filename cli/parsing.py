@@ -1,23 +1,24 @@
 """From the words of a command line to a command and its flags, as typed text.
 
-fire would run a command first and complain about its flags after, take `--normalize` for `--no-rmalize` and
-`--name=1e3` for a number. So the words are put in order here, and fire is handed only `--flag=text`.
+fire dispatches the commands, and is handed clean words only, `--flag=text`: left to itself it would run a command first
+and complain about its flags afterwards, take `--normalize` for `--no-rmalize` and `--name=1e3` for a number.
 """
 
 from collections.abc import Iterable
 
-from config import Config, dashed, is_switch
+from config import Config
 from utils.errors import UsageError, nearest
+from utils.options import dashed
 
 HELP = ("--help", "-h", "-help")
-SWITCHES = [name for name in Config.model_fields if is_switch(name)]
+SWITCHES = [name for name in Config.fields() if Config.is_switch(name)]
 
 
 def parse(words: list[str], commands: Iterable[str]) -> tuple[str, list[str], dict[str, str]]:
     """Splits `words` into (command, topics, {option: text}); only `help` takes topics.
 
     Raises:
-        UsageError: an unknown command, a stray word, a flag without a value, a flag twice with two values.
+        UsageError: an unknown command, a stray word, a flag without a value, a flag given twice with two values.
     """
     if not words:
         return "help", ["short"], {}
@@ -42,7 +43,8 @@ def _flags(command: str, words: list[str]) -> dict[str, str]:
             raise UsageError(_stray(command, word))
         name, equals, text = word[2:].partition("=")
         name = name.replace("-", "_")
-        if not equals and name not in Config.model_fields and name.removeprefix("no_") in SWITCHES:
+        _check_spaces(name, equals, text, words)
+        if not equals and name not in Config.fields() and name.removeprefix("no_") in SWITCHES:
             name, text = name.removeprefix("no_"), "false"
         elif not equals and name in SWITCHES:
             text = words.pop() if words and words[-1].lower() in ("true", "false", "none") else "true"
@@ -53,10 +55,22 @@ def _flags(command: str, words: list[str]) -> dict[str, str]:
     return flags
 
 
+def _check_spaces(name: str, equals: str, text: str, rest: list[str]) -> None:
+    """Refuses `--name = value`, `--name =value` and `--name= value`; `rest`: the next words, reversed."""
+    words = []
+    if not equals and rest and rest[-1].startswith("="):
+        words = [rest[-1].lstrip("="), *rest[-2:-1]]
+    elif equals and not text and rest and not rest[-1].startswith("-"):
+        words = [rest[-1]]
+    value = next((word for word in words if word), "")
+    if words:
+        raise UsageError(f"--{dashed(name)}: no spaces around the equals sign; type --{dashed(name)}={value or '...'}")
+
+
 def _next_value(name: str, words: list[str]) -> str:
-    """The word after `--name`. An unknown name takes none, so that Config can say what is wrong with it."""
-    if name not in (*Config.model_fields, "config"):
-        return ""
+    """The word after `--name`. An unknown name takes none, so that cli.resolve can say what is wrong with it."""
+    if name not in (*Config.fields(), "config"):
+        return words.pop() if words and not words[-1].startswith("-") else ""
     if not words or words[-1].startswith("--"):
         raise UsageError(f"--{dashed(name)} needs a value: --{dashed(name)}=...")
     return words.pop()
@@ -64,7 +78,7 @@ def _next_value(name: str, words: list[str]) -> str:
 
 def _stray(command: str, word: str) -> str:
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
-    known = (*Config.model_fields, "config")
+    known = (*Config.fields(), "config")
     if name in known:
         return f"stray word {word!r} after {command}: options start with two dashes, as in --{word.lstrip('-')}"
     return f"stray word {word!r} after {command}: options are typed as --name=value.{nearest(name, known)}"

@@ -4,6 +4,7 @@ YAML's own guesses (1e-3 is text, `no` is False, 012 is ten) never happen: the o
 """
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,11 +18,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[str, str]]:
+def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any, str]]:
     """The preset's options as {option: (text, "file, line N")}, those of its `base:` preset first.
 
+    A value may be one mapping or list of scalars deep: then it is a dict or a list of texts.
+
     Raises:
-        UsageError: no such preset, broken YAML, a duplicate key, a value that is not a scalar, presets in a circle.
+        UsageError: no such preset, broken YAML, a duplicate key, a value of another kind, presets in a circle.
     """
     path = locate(name)
     if path in _seen:
@@ -29,11 +32,11 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[str,
     values = {}
     for key, value in _pairs(path):
         place = f"{path}, line {key.start_mark.line + 1}"
-        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+        if not isinstance(key, yaml.ScalarNode):
             raise UsageError(f"{place}: expected one `option: value` a line")
         if key.value in values:
             raise UsageError(f"{place}: {key.value} is given a second time ({values[key.value][1]})")
-        values[key.value] = (value.value, place)
+        values[key.value] = (_text(value, place), place)
     if "base" in values:
         base, place = values.pop("base")
         beside = path.parent / base
@@ -58,6 +61,22 @@ def header(path: Path) -> str:
     """The first comment line of a preset: what it is for."""
     lines = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     return next((line for line in lines if not line.startswith("yaml-language-server")), "")
+
+
+def _text(value: yaml.Node, place: str) -> Any:
+    """The text of a scalar; of a mapping or a list of scalars all texts."""
+    nodes = [value]
+    if isinstance(value, yaml.MappingNode):
+        nodes = [node for pair in value.value for node in pair]
+    elif isinstance(value, yaml.SequenceNode):
+        nodes = value.value
+    if not all(isinstance(node, yaml.ScalarNode) for node in nodes):
+        raise UsageError(
+            f"{place}: expected `option: value`, where a value is text, a number, or one list or mapping of these"
+        )
+    if isinstance(value, yaml.MappingNode):
+        return {key.value: node.value for key, node in value.value}
+    return [node.value for node in nodes] if isinstance(value, yaml.SequenceNode) else value.value
 
 
 def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:

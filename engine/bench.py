@@ -6,8 +6,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
@@ -15,45 +18,52 @@ from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
 from engine.loop import Trainer
-from engine.setup import train_loader, training
+from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from runs.run import Run
 
 IMAGES, ROUNDS = 400, 5
+Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     """Prints images a second of the three, in turn, and the median ratios over ROUNDS; returns the ratios.
 
-    Each has its own net of opt.model and its own optimizer, and is warmed up by one epoch that is not counted.
+    Each has its own net of opt.model and its own optimizer, and is warmed up by one epoch that is not counted. A task
+    that no tutorial loop is known for (TUTORIAL_STEPS) is compared with the bare step alone.
     """
     count = IMAGES * (50 if opt.image_size <= 64 else 1)  # small ones take less time
     every = max(len(dataset.items) // count, 1)
     dataset.items, dataset.val_items = dataset.items[::every][:count], dataset.val_items[:IMAGES]
-    task, loaders, _ = training(opt, dataset)
+    task, loaders, _ = build_training(opt, dataset)
     setting = f"batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
     print(f"{opt.model} at {opt.image_size}, {setting}")
     loader = train_loader(opt, dataset, dataset.items, task.preprocess, task.device)
     with loader as train, tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), [])
-        ours = lambda: Trainer(task, train, loaders.val, run, opt, {}).train_epoch()  # noqa: E731
-        rivals = {
-            "tutorial loop": tutorial_epoch(opt, dataset, task, Path(folder)),
-            "this program": ours,
-            "bare step": bare_epoch(task, train),
-        }
+        trainer = Trainer(task, train, loaders.val, Run(Path(folder)), opt, {})
+        rivals: dict[str, Callable[[], object]] = {}
+        if step := TUTORIAL_STEPS.get(type(task).__name__):
+            rivals["tutorial loop"] = tutorial_epoch(opt, dataset, task, Path(folder), step)
+        rivals["this program"] = lambda: _epoch(trainer)
+        rivals["bare step"] = bare_epoch(task, train)
         rates = race(rivals, len(train.items), task.device.device)
     ratios = {}
-    for other in ("tutorial loop", "bare step"):
+    for other in (name for name in rates if name != "this program"):
         pairs = zip(rates["this program"], rates[other], strict=True)
         ratios[other] = statistics.median(ours / theirs for ours, theirs in pairs)
         print(f"this program / {other}: {ratios[other]:.2f} (median of {ROUNDS} ratios, each within one round)")
     return ratios
 
 
+def _epoch(trainer: Trainer) -> None:
+    """One epoch's steps; each counts from the start."""
+    trainer.state = type(trainer.state)()
+    trainer.train_epoch()
+
+
 def race(rivals: dict[str, Callable[[], object]], images: int, device: torch.device) -> dict[str, list[float]]:
     """Runs the rivals in turn, ROUNDS times after a warm-up; returns images a second of each, round by round."""
-    rates = {name: [] for name in rivals}
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(ROUNDS + 1):
         for name, epoch in rivals.items():
             rates[name].append(images / _seconds(epoch, device))
@@ -68,31 +78,74 @@ def _row(title: str, rates: dict[str, float]) -> str:
     return f"{title:<8}" + "".join(f"  {name} {rate:.1f} img/s" for name, rate in rates.items())
 
 
-def tutorial_epoch(opt: Config, dataset: ImageData, task: Task, folder: Path) -> Callable[[], None]:
+def classify_step(net: Any, opt: Config) -> Step:
+    """The step of (images, labels) that the usual tutorial writes for a classifier."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=opt.lr)
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        loss = F.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def gan_step(net: Any, opt: Config) -> Step:
+    """The book's, for a GAN: real images, other generated ones for each net, three backward passes."""
+    betas = (opt.beta1, 0.999)
+    of_generator = torch.optim.Adam(net.generator.parameters(), opt.lr1, betas)
+    of_discriminator = torch.optim.Adam(net.discriminator.parameters(), opt.lr2, betas)
+
+    def loss(images: torch.Tensor, label: float) -> torch.Tensor:
+        logits = net(images)
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        noise = (torch.randn(len(images), net.nz, 1, 1, device=images.device) for _ in range(2))
+        of_discriminator.zero_grad()
+        loss(images, 1).backward()
+        loss(net.generator(next(noise)).detach(), 0).backward()
+        of_discriminator.step()
+        of_generator.zero_grad()
+        loss(net.generator(next(noise)), 1).backward()
+        of_generator.step()
+
+    return step
+
+
+TUTORIAL_STEPS: dict[str, Callable[[nn.Module, Config], Step]] = {"Classify": classify_step, "Gan": gan_step}
+
+
+def tutorial_epoch(
+    opt: Config, dataset: ImageData, task: Task, folder: Path, make_step: Callable[[nn.Module, Config], Step]
+) -> Callable[[], None]:
     """The loop of the usual tutorials: float32, PIL, Adam, torchvision's data set, DataLoader with two workers."""
     device = task.device.device
-    steps = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
-    if dataset.pixels(dataset.items[:1]) is None:
-        for number, (path, label) in enumerate(dataset.items):
-            target = folder / dataset.classes[label] / f"{number}{path.suffix}"
-            target.parent.mkdir(exist_ok=True)
-            target.symlink_to(path.resolve())
-        crops = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip()]
-        whole = [transforms.Resize(opt.image_size), transforms.CenterCrop(opt.image_size)]
-        steps = (crops if opt.min_crop < 1 else whole) + steps
-        images = datasets.ImageFolder(str(folder), transforms.Compose(steps))
-    else:
-        source = getattr(datasets, opt.dataset)(dataset.root, transform=transforms.Compose(steps))
-        images = Subset(source, [int(path.name) for path, _ in dataset.items])
-    loader = DataLoader(images, batch_size=opt.batch_size, shuffle=True, num_workers=2)
+    loader = DataLoader(tutorial_images(opt, dataset, folder), batch_size=opt.batch_size, shuffle=True, num_workers=2)
     net = copy.deepcopy(task.net).to(memory_format=torch.contiguous_format).train()
-    step = task.tutorial_step(net, opt)
+    step = make_step(net, opt)
 
     def epoch() -> None:
         for x, y in loader:
             step(x.to(device), y.to(device))
 
     return epoch
+
+
+def tutorial_images(opt: Config, dataset: ImageData, folder: Path) -> Any:
+    """The images as torchvision's ImageFolder reads them (links in `folder`), or its own class of small sets."""
+    steps: list[Any] = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
+    if dataset.pixels(dataset.items[:1]) is not None:
+        source = getattr(datasets, str(opt.dataset))(dataset.root, transform=transforms.Compose(steps))
+        return Subset(source, [int(path.name) for path, _ in dataset.items])
+    for number, (path, label) in enumerate(dataset.items):
+        target = folder / dataset.classes[label] / f"{number}{path.suffix}"
+        target.parent.mkdir(exist_ok=True)
+        target.symlink_to(path.resolve())
+    crops = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip()]
+    whole = [transforms.Resize(opt.image_size), transforms.CenterCrop(opt.image_size)]
+    return datasets.ImageFolder(str(folder), transforms.Compose((crops if (opt.min_crop or 1) < 1 else whole) + steps))
 
 
 def bare_epoch(task: Task, loader: EpochLoader) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from data.inspection import Inspection, inspect_images
 from data.loaders import EpochLoader, cores
 from data.transforms import Preprocess
 from engine.device import oom_as_failure
-from engine.setup import train_loader, training
+from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from utils.errors import RunError
 from utils.files import printable
@@ -23,16 +23,14 @@ SHOWN = 10  # names a section lists
 UNBALANCED = 3  # times as many images in the largest class as in the smallest
 
 
-def check(opt: Config, dataset: ImageData) -> bool:
-    """Prints the report. Returns whether nothing in it would stop a run."""
+def check_dataset(opt: Config, dataset: ImageData) -> list[str]:
+    """Prints the report. Returns what would stop a run, a line each."""
     start = time.monotonic()
     train, val = dataset.split(opt.val_fraction, opt.seed)
     inspections = inspect_images(dataset, sorted(train + val), Preprocess(opt.image_size), cores())
     good = [one for one in inspections if not one.problem]
-    parts = f"{len(train)} for training, {len(val)} for validation"
-    print(
-        f"{opt.dataset} in {dataset.root}: {len(inspections)} images ({parts}), read in {time.monotonic() - start:.0f} s"
-    )
+    parts, seconds = f"{len(train)} for training, {len(val)} for validation", time.monotonic() - start
+    print(f"{opt.dataset} in {dataset.root}: {len(inspections)} images ({parts}), read in {seconds:.0f} s")
     report_classes(dataset.classes, train + val)
     report_sizes(good, opt.image_size)
     report_kinds(good, dataset.root)
@@ -41,7 +39,7 @@ def check(opt: Config, dataset: ImageData) -> bool:
     problems = unreadable(inspections, opt, dataset, {"training": train, "validation": val})
     problems += machine(opt, dataset, {one.path for one in good})
     print(f"{len(problems)} would stop a run: {'; '.join(problems)}" if problems else "nothing here would stop a run")
-    return not problems
+    return problems
 
 
 def row(title: str, text: str) -> None:
@@ -153,7 +151,7 @@ def unreadable(inspections: list[Inspection], opt: Config, dataset: ImageData, p
 def machine(opt: Config, dataset: ImageData, good: set[Path]) -> list[str]:
     """Prints the device, one training step and the disk; returns what of it would stop a run."""
     opt = opt.model_copy(update={"num_workers": 0, "cache": "off"})
-    task, loaders, _ = training(opt, dataset)
+    task, loaders, _ = build_training(opt, dataset)
     row("device", str(task.device))
     items = [item for item in loaders.train.items if item[0] in good]
     if len(items) < 2:
@@ -168,11 +166,11 @@ def step(task: Task, loader: EpochLoader, opt: Config) -> list[str]:
     start = time.monotonic()
     try:
         with oom_as_failure(opt, opt.image_size):
-            figures = task.train_step(batch)
+            metrics = task.train_step(batch)
     except RunError as e:
         return [str(e)]
-    told = ", ".join(f"{name.replace('_', ' ')} {float(value):.4f}" for name, value in figures.items())
-    row("one step", f"{opt.model}, {len(batch)} images: {told}, {time.monotonic() - start:.1f} s with warm-up")
+    text = ", ".join(f"{name.replace('_', ' ')} {float(value):.4f}" for name, value in metrics.items())
+    row("one step", f"{opt.model}, {len(batch)} images: {text}, {time.monotonic() - start:.1f} s with warm-up")
     return []
 
 

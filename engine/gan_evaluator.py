@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,17 +13,15 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 import models
 from data.transforms import Preprocess
 from engine.device import Device
-from models.basic_module import BasicModule
-from utils import checkpoints
+from utils import checkpoints, registry
 from utils.errors import UsageError
 
-PAIRED = 256  # images of each kind whose distances are taken
-COLLAPSED, ONE_SIDED = 0.2, 0.5  # of the real images' mean difference, and spread
+PAIRED = 256  # images of each kind between which differences are taken
 
 
 @dataclass
 class Features:
-    """What a judge saw: features (N, F), probabilities (N, K), and some of the images (n, S, S, C) uint8."""
+    """Of a set of images: features (N, F), probabilities (N, K), and some of the images (n, S, S, C) uint8."""
 
     features: torch.Tensor
     probs: torch.Tensor
@@ -30,14 +29,14 @@ class Features:
 
 
 class GanEvaluator:
-    """Compares generated images with real ones by a net's features: what goes into its last linear layer.
+    """Compares generated images with real ones by a net's features: the input of its last linear layer.
 
     Args:
-        path: a run of a classifier; None: a CifarNet of fixed random weights inspections at them at 32 x 32.
+        path: a run of a classifier; None: a CifarNet of fixed random weights sees them at 32 x 32.
         preprocess: of the images.
 
     Raises:
-        UsageError: no such run, or not of a classifier that can look at such images.
+        UsageError: no such run, or not of a classifier that takes such images.
     """
 
     def __init__(self, path: str | None, preprocess: Preprocess, device: Device) -> None:
@@ -45,19 +44,20 @@ class GanEvaluator:
         if path is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                net = models.build("CifarNet", 10, 32, channels=channels)
+                net, name = models.build("CifarNet", 10, 32, channels=channels), "CifarNet"
             self.preprocess = Preprocess(32, 1.0, preprocess.mean, preprocess.std)
         else:
-            net, self.preprocess = classifier(path, channels)
-        self.net = net.eval().to(device.device, memory_format=device.memory_format)
+            net, name, self.preprocess = load_classifier(path, channels)
+        self.net: Any = net.eval().to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
         linear = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
         if not linear:
-            raise UsageError(f"--judge={path} holds {net.model_name}, which has no linear layer to take features from")
+            raise UsageError(f"--judge={path} holds {name}, which has no linear layer to take features from")
         linear[-1].register_forward_pre_hook(lambda layer, inputs: setattr(self, "features", inputs[0]))
+        self.features = torch.empty(0)
 
     @torch.inference_mode()
-    def look(self, parts: Iterable[torch.Tensor]) -> Features:
-        """Looks at images that come in parts (n, S, S, C) uint8."""
+    def extract_features(self, parts: Iterable[torch.Tensor]) -> Features:
+        """Runs images through the net that come in parts (n, S, S, C) uint8."""
         features, probs, some = [], [], []
         channels, side = len(self.preprocess.mean), self.preprocess.image_size
         for images in parts:
@@ -71,72 +71,64 @@ class GanEvaluator:
                 some.append(images.cpu())
         return Features(torch.cat(features), torch.cat(probs), torch.cat(some)[:PAIRED])
 
-    def compare(self, real: Features, made: Features) -> dict:
-        """The figures of generated images.
+    def compare(self, real: Features, generated: Features) -> dict[str, float]:
+        """The metrics of generated images.
 
         distance: Fréchet, of the features. variety: the mean difference of two of them, by that of two real ones.
         With a classifier also confidence, the mean probability of the likeliest class, and spread, the entropy of the
-        classes that it sees, from 0 (all of one) to 1 (all as often); and those of the real images.
+        predicted classes, from 0 (all of one) to 1 (all equally often); and those of the real images.
         """
-        distance = frechet(real.features, made.features)
-        figures = {
-            "distance": distance,
-            "variety": difference(made.some) / max(difference(real.some), 1e-9),
-            "score": -distance,
+        metrics = {
+            "distance": frechet(real.features, generated.features),
+            "variety": difference(generated.some) / max(difference(real.some), 1e-9),
         }
         if self.path:
-            figures |= {"confidence": confidence(made), "spread": spread(made)}
-            figures |= {"real_confidence": confidence(real), "real_spread": spread(real)}
-        return figures
+            metrics |= {"confidence": confidence(generated), "spread": spread(generated)}
+            metrics |= {"real_confidence": confidence(real), "real_spread": spread(real)}
+        return metrics
 
-    def bounds(self, real: Features) -> dict:
-        """What to hold a distance against: that of one half of the real images to the other, and that of noise."""
+    def metric_modes(self) -> dict[str, str]:
+        """Whether more or less of a metric is better."""
+        own = {"confidence": "max", "spread": "max"} if self.path else {}
+        return {"distance": "min", "variety": "max"} | own
+
+    def reference_distances(self, real: Features) -> dict[str, float]:
+        """To compare a distance with: that of one half of the real images to the other, and that of noise."""
         half = len(real.features) // 2
         rng = torch.Generator().manual_seed(0)
         sizes = [len(part) for part in real.features.split(64)]
-        seen = self.look(
+        noise = self.extract_features(
             torch.randint(0, 256, (n, *real.some.shape[1:]), dtype=torch.uint8, generator=rng) for n in sizes
         )
         halves = {"distance_of_real": frechet(real.features[:half], real.features[half:])} if half > 1 else {}
-        return halves | {"distance_of_noise": frechet(real.features, seen.features)}
-
-    def one_line(self, figures: dict) -> str:
-        return f"Fréchet distance {figures['distance']:.3g}  variety {figures['variety']:.2f}"
-
-    def doubt(self, figures: dict) -> str | None:
-        if figures["variety"] < COLLAPSED:
-            sign = f"two of its images differ {figures['variety']:.2f} times as much as two real ones"
-        elif figures.get("spread", 1) < ONE_SIDED * figures.get("real_spread", 1):
-            sign = f"of the judge's classes it makes few: spread {figures['spread']:.2f}"
-        else:
-            return None
-        remedies = "more epochs, a smaller --batch-size, --d-shift=12 (for few images), a lower --lr2"
-        return f"the generator has collapsed: {sign}. What may help: {remedies}"
-
-    def table(self, figures: dict) -> str:
-        lines = [f"{name.replace('_', ' '):<18} {value:.4g}" for name, value in figures.items() if name != "score"]
-        return "\n".join([*lines, *filter(None, [self.doubt(figures)])])
+        return halves | {"distance_of_noise": frechet(real.features, noise.features)}
 
 
-def classifier(path: str, channels: int) -> tuple[BasicModule, Preprocess]:
-    """The net of a run, for images of so many channels, and what its images go through."""
-    content = checkpoints.read(checkpoints.find(path))
-    if content.get("num_classes") is None or "preprocess" not in content:
-        raise UsageError(f"--judge={path} holds no classifier's run: give the folder of one")
-    preprocess = Preprocess(**content["preprocess"])
+def load_classifier(path: str, channels: int) -> tuple[nn.Module, str, Preprocess]:
+    """The net of a run, for images of so many channels, its name, and what its images go through."""
+    file = checkpoints.find(path)
+    checkpoint = checkpoints.read(file)
+    metadata = checkpoint["metadata"]
+    if metadata.get("num_classes") is None or "preprocess" not in metadata:
+        raise UsageError(f"--judge={path} is not the run of a classifier: give the folder of one")
+    name = metadata["model"]
+    if registry.is_external(name) and not registry.given(name):
+        raise UsageError(f"--judge={path} holds {name}, code outside of this program: give a run of another model")
+    preprocess = Preprocess(**metadata["preprocess"])
     own = len(preprocess.mean)
     if channels not in (1, own):
-        raise UsageError(f"--judge={path} has learned from grey images, and these are in colour: give another one")
-    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=own)
-    checkpoints.load_net(net, content, path)
-    return net, preprocess
+        raise UsageError(f"--judge={path} has learned from grey images, and these are in colour: give another run")
+    arguments = metadata.get("model_args", {})
+    net = models.build(name, metadata["num_classes"], preprocess.image_size, own, arguments)
+    checkpoints.load_net(net, checkpoint, file, name)
+    return net, name, preprocess
 
 
 def frechet(some: torch.Tensor, others: torch.Tensor) -> float:
     """Fréchet distance of two sets of features (N, F), (M, F) (Heusel et al. 2017, arXiv:1706.08500)."""
-    as_they_are = nn.Identity()
-    as_they_are.num_features = some.shape[1]
-    distance = FrechetInceptionDistance(as_they_are)
+    identity: Any = nn.Identity()  # they are features already
+    identity.num_features = some.shape[1]
+    distance = FrechetInceptionDistance(identity)
     distance.update(some, real=True)
     distance.update(others, real=False)
     return distance.compute().item()
@@ -148,10 +140,11 @@ def difference(images: torch.Tensor) -> float:
     return float(torch.pdist(flat).square().mean().div(flat.shape[1]).sqrt())
 
 
-def confidence(seen: Features) -> float:
-    return seen.probs.max(dim=1).values.mean().item()
+def confidence(features: Features) -> float:
+    return features.probs.max(dim=1).values.mean().item()
 
 
-def spread(seen: Features) -> float:
-    shares = torch.bincount(seen.probs.argmax(dim=1), minlength=seen.probs.shape[1]) / len(seen.probs)
-    return float(torch.special.entr(shares).sum()) / math.log(len(shares))
+def spread(features: Features) -> float:
+    counts = torch.bincount(features.probs.argmax(dim=1), minlength=features.probs.shape[1])
+    frequencies = counts / len(features.probs)
+    return float(torch.special.entr(frequencies).sum()) / math.log(len(frequencies))

@@ -1,45 +1,141 @@
-"""Figures of a classifier, from its logits. Training and `val` share this one place, so that their numbers agree."""
+"""Metrics of a classifier. A metric is one function here, or one of the user's own (`--metrics=file.py:function`).
+
+Each is computed on the whole validation part, shown by `val`, recorded, and may be what `--monitor` names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torchmetrics.functional import classification as tm
 
+from utils import registry
+from utils.errors import UsageError
 
-def classification(logits: torch.Tensor, labels: torch.Tensor) -> dict:
-    """Figures over a whole data set.
 
-    Args:
-        logits: (N, K) float32. labels: (N,) int64 in [0, K).
-    Returns:
-        loss: mean cross entropy in nats, which is also the log loss. accuracy, class_accuracy (K): in [0, 1].
-        top5: how often the label is among the five most probable classes; only for K > 5.
-        f1, class_f1 (K): harmonic mean of precision and recall, in [0, 1]; f1 is the mean of class_f1.
-        confusion (K x K): images, row the true class, column the predicted one.
-        roc_auc: area under the ROC curve (for K > 2 the mean of one class against the rest).
-        calibration_error: expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599).
-        score: what the best checkpoint is chosen by.
+@dataclass(frozen=True)
+class Metric:
+    """A function of logits (N, K) float32 and labels (N,) int64 in [0, K), and how to read what it returns.
+
+    Attributes:
+        function: returns a number, a list, or None where it has no meaning.
+        title: of its line in a table; None: not listed there.
+        mode: "max" where more is better, "min" where less is; None: no single number to choose a best epoch by.
+        style: format of the number.
     """
-    k = logits.shape[1]
-    probs = logits.softmax(dim=1)
-    confusion = tm.multiclass_confusion_matrix(logits, labels, num_classes=k)
-    loss = F.cross_entropy(logits, labels).item()
-    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
-    auc = tm.multiclass_auroc(probs, labels, num_classes=k) if k > 2 else tm.binary_auroc(probs[:, 1], labels)
-    calibration = tm.multiclass_calibration_error(probs, labels, num_classes=k, n_bins=15)
-    f1 = tm.multiclass_f1_score(logits, labels, num_classes=k, average=None)
-    in_top5 = logits.topk(min(5, k)).indices.eq(labels[:, None]).any(dim=1)
-    return {
-        "loss": loss,
-        "accuracy": accuracy,
-        **({"top5": in_top5.float().mean().item()} if k > 5 else {}),
-        "f1": f1.mean().item(),
-        "roc_auc": auc.item(),
-        "calibration_error": calibration.item(),
-        "class_accuracy": (confusion.diag() / confusion.sum(dim=1).clamp(min=1)).tolist(),
-        "class_f1": f1.tolist(),
-        "confusion": confusion.tolist(),
-        "score": accuracy,
-    }
+
+    function: Callable[[torch.Tensor, torch.Tensor], Any]
+    title: str | None
+    mode: str | None
+    style: str = ".6f"
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(title: str | None = None, mode: str | None = None, style: str = ".6f") -> Callable:
+    """Adds the function below it, under its own name."""
+
+    def add(function: Callable) -> Callable:
+        METRICS[function.__name__] = Metric(function, title, mode, style)
+        return function
+
+    return add
+
+
+@metric("loss (log loss)", "min")
+def loss(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean cross entropy in nats."""
+    return F.cross_entropy(logits, labels).item()
+
+
+@metric("accuracy", "max", ".4%")
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    return (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+@metric("top-5 accuracy", "max", ".4%")
+def top5(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
+    """How often the label is among the five most probable classes; only for K > 5."""
+    if logits.shape[1] <= 5:
+        return None
+    return logits.topk(5).indices.eq(labels[:, None]).any(dim=1).float().mean().item()
+
+
+@metric("F1 (mean)", "max")
+def f1(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean of the classes' F1."""
+    return _f1(logits, labels).mean().item()
+
+
+@metric("ROC AUC", "max")
+def roc_auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Area under the ROC curve; for K > 2 the mean of one class against the rest."""
+    k, probs = logits.shape[1], logits.softmax(dim=1)
+    if k == 2:
+        return tm.binary_auroc(probs[:, 1], labels).item()
+    return tm.multiclass_auroc(probs, labels, num_classes=k).item()
+
+
+@metric("calibration error", "min")
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
+    k, probs = logits.shape[1], logits.softmax(dim=1)
+    return tm.multiclass_calibration_error(probs, labels, num_classes=k, n_bins=15).item()
+
+
+@metric()
+def class_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """(K): the part of each class's images that is predicted as such."""
+    matrix = _confusion(logits, labels)
+    return (matrix.diag() / matrix.sum(dim=1).clamp(min=1)).tolist()
+
+
+@metric()
+def class_f1(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """(K): harmonic mean of precision and recall."""
+    return _f1(logits, labels).tolist()
+
+
+@metric()
+def confusion(logits: torch.Tensor, labels: torch.Tensor) -> list[list[int]]:
+    """(K, K): images, row the true class, column the predicted one."""
+    return _confusion(logits, labels).tolist()
+
+
+def chosen(names: list[str]) -> dict[str, Metric]:
+    """The metrics of this file, and the external ones of `names`, by the names of their functions.
+
+    A function of the user's may say by its attributes `mode` ("max" or "min") and `title` how it is to be read.
+
+    Raises:
+        UsageError: no such function, or one of a name that is taken.
+    """
+    found = dict(METRICS)
+    for name in names:
+        function = registry.load(name, "metric")
+        own = getattr(function, "__name__", name.rpartition(":")[2])
+        if own in found:
+            raise UsageError(f"--metrics={name}: there is a metric {own} already; give the function another name")
+        found[own] = Metric(function, getattr(function, "title", own), getattr(function, "mode", "max"))
+    return found
+
+
+def compute(logits: torch.Tensor, labels: torch.Tensor, metrics: dict[str, Metric] | None = None) -> dict[str, Any]:
+    """{name: value} of all metrics on logits (N, K) float32 and labels (N,) int64, as plain numbers and lists."""
+    values = {name: m.function(logits, labels) for name, m in (metrics or METRICS).items()}
+    plain = {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _confusion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return tm.multiclass_confusion_matrix(logits, labels, num_classes=logits.shape[1])
+
+
+def _f1(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return tm.multiclass_f1_score(logits, labels, num_classes=logits.shape[1], average=None)
 
 
 def better_than_chance(confusion: torch.Tensor) -> float:
@@ -47,34 +143,3 @@ def better_than_chance(confusion: torch.Tensor) -> float:
     images = confusion.sum().item()
     share = confusion.sum(dim=1).max().item() / images
     return share + (share * (1 - share) / images) ** 0.5
-
-
-def one_line(figures: dict) -> str:
-    """Loss, accuracy and, for a few classes, the confusion matrix."""
-    text = f"val loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.2%}"
-    return f"{text}  confusion {figures['confusion']}" if len(figures["confusion"]) <= 4 else text
-
-
-def table(figures: dict, classes: list[str]) -> str:
-    """All figures, with a line for each class and the confusion matrix where it fits the terminal."""
-    lines = [
-        f"loss (log loss)    {figures['loss']:.6f}",
-        f"accuracy           {figures['accuracy']:.4%}",
-        *([f"top-5 accuracy     {figures['top5']:.4%}"] if "top5" in figures else []),
-        f"F1 (mean)          {figures['f1']:.6f}",
-        f"ROC AUC            {figures['roc_auc']:.6f}",
-        f"calibration error  {figures['calibration_error']:.6f}",
-        "",
-    ]
-    confusion = figures["confusion"]
-    width = max(len("class"), *(len(name) for name in classes))
-    wide = len(classes) <= 12
-    lines.append(
-        f"{'class':<{width}}  images  accuracy      F1"
-        + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide
-    )
-    by_class = zip(classes, figures["class_accuracy"], figures["class_f1"], confusion, strict=True)
-    for name, accuracy, f1, row in by_class:
-        cells = ("              " + " ".join(f"{n:>8}" for n in row)) * wide
-        lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
-    return "\n".join(lines)

@@ -9,21 +9,11 @@ from torchvision.transforms import v2
 
 from config import Config
 from data.image_data import Items
-from engine.device import Device
-from models.basic_module import BasicModule
 
 
 def resized_side(side: int) -> int:
     """The side of the images in the first part of a training with progressive resizing (Howard 2018, fast.ai)."""
     return side * 3 // 4
-
-
-def make_optimizer(net: BasicModule, opt: Config, device: Device) -> torch.optim.Optimizer:
-    options = {"momentum": opt.momentum, "nesterov": opt.nesterov and opt.momentum > 0}
-    extra = options if opt.optimizer in ("SGD", "Muon") else {}
-    if opt.optimizer in ("Adam", "AdamW", "SGD"):
-        extra["fused"] = device.device.type in ("cpu", "cuda")  # one pass over the weights, not several
-    return net.get_optimizer(opt.lr, opt.weight_decay, opt.optimizer, **extra)
 
 
 def class_weights(items: Items) -> torch.Tensor:
@@ -42,19 +32,11 @@ def make_mixup(opt: Config, num_classes: int) -> Callable:
 
 
 def make_ema(net: nn.Module, opt: Config) -> AveragedModel | None:
-    """The moving average of a net's weights and buffers, where the options ask for one."""
-    return AveragedModel(net, avg_fn=moving_average(opt.ema), use_buffers=True) if opt.ema else None
+    """The exponential moving average of a net's weights and buffers, where the options ask for one."""
+    return AveragedModel(net, avg_fn=ema_update(opt.ema), use_buffers=True) if opt.ema else None
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict, saved: tuple[str, ...] = ()) -> None:
-    """Loads an optimizer's state; what options set stays as they have it, all but the `saved` ones."""
-    chosen = [{k: v for k, v in g.items() if k not in ("params", *saved)} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, options in zip(optimizer.param_groups, chosen, strict=True):
-        group.update(options)
-
-
-def moving_average(decay: float) -> Callable:
+def ema_update(decay: float) -> Callable:
     """For AveragedModel: an exponential moving average, which forgets its first values faster."""
 
     def update(average: torch.Tensor, now: torch.Tensor, count: torch.Tensor) -> torch.Tensor:

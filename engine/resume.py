@@ -1,4 +1,4 @@
-"""Going on with a run: its options, its newest good checkpoint, and what differs from then. Imports no torch."""
+"""Resuming a run: its options, its newest good checkpoint, and what differs from then. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,29 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from cli import presets
-from config import Config, dashed
-from utils import checkpoints
+from cli.resolve import resolve
+from config import Config
+from utils import checkpoints, registry
 from utils.errors import RunError, UsageError
+from utils.options import dashed
 
-FIXED = ("model", "optimizer", "seed", "val_fraction", "nz", "ngf", "ndf")  # else the saved state means nothing
+# else the saved state means nothing
+FIXED = ("model", "model_args", "optimizer", "seed", "val_fraction", "freeze", "nz", "ngf", "ndf")
 OWN = ("load_path", "pretrained")  # a resumed run has its own weights
+CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")  # options that may name code of the user's
 
 
-def options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
-    """The options of `train`, and the run folder to go on with, or None: saved options < preset < flags.
+def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
+    """The options of `train`, and the run folder to resume, or None: saved options < preset < flags.
 
     Raises:
         UsageError: no such run, or flags that make no sense for it.
     """
-    opt = Config.resolve("train", flags)
+    opt = resolve("train", flags)
     if opt.resume is None:
         return opt, None
     folder = _folder(opt.resume, opt.checkpoint_dir)
     for name in set(OWN) & flags.keys():
-        raise UsageError(f"--resume goes on with the run's own weights: leave out --{dashed(name)}")
-    saved = {name: text for name, (text, _) in presets.read(folder / "config.yaml").items()}
+        raise UsageError(f"--resume continues with the run's own weights: leave out --{dashed(name)}")
+    saved = {name: value for name, (value, _) in presets.read(folder / "config.yaml").items()}
     saved["use_gpu"] = "false" if saved.get("use_gpu") == "false" else None  # the machine may be another one
-    opt, before = Config.resolve("train", flags, saved), Config.resolve("train", {}, saved)
+    saved["threads"] = None
+    given = flags.keys() | (presets.read(flags["config"]).keys() if "config" in flags else set())
+    check_named(saved, given, CODE, f"{folder} uses")
+    opt, before = resolve("train", flags, saved), resolve("train", {k: flags[k] for k in CODE if k in flags}, saved)
     for name in FIXED:
         if getattr(opt, name) != getattr(before, name):
             raise UsageError(
@@ -38,55 +45,79 @@ def options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
     return opt.model_copy(update={"resume": None}), folder
 
 
+def check_named(saved: Mapping[str, Any], given: Any, options: tuple[str, ...], who: str) -> None:
+    """Refuses code outside of this program that a saved run names and the user does not: it is never imported for that.
+
+    Args:
+        saved: the run's options. given: names of the options that the user gives now.
+    """
+    missing = []
+    for option in options:
+        value = saved.get(option) or ()
+        names = [value] if isinstance(value, str) else list(value)
+        external = [name for name in names if registry.is_external(name) and not registry.given(name)]
+        if external and option not in given:
+            missing.append(f"--{dashed(option)}={','.join(external)}")
+    if missing:
+        raise UsageError(
+            f"{who} code outside of this program, which is run only where you name it: add {' '.join(missing)}"
+        )
+
+
 def _folder(path: str, runs: str) -> Path:
     folder = checkpoints.newest(runs, "config.yaml") if path == "last" else Path(path)
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"no run folder {folder}"
         raise UsageError(f"{what}: give a folder of {runs}/ as --resume=RUN_FOLDER, or --resume=last")
     if not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder} is no run folder: it holds no config.yaml")
+        raise UsageError(f"{folder} is not a run folder: it holds no config.yaml")
     return folder
 
 
 @dataclass
 class ResumePoint:
-    """What a run left: the content of its newest good checkpoint, and a line for each damaged one that is newer.
+    """Where a run is resumed: its newest good checkpoint, and a line for each damaged one that is newer.
 
-    The content is None where the run was ended before it saved anything.
+    The checkpoint is None where the run was ended before it saved anything.
     """
 
-    content: dict | None = None
+    checkpoint: dict[str, Any] | None = None
     path: Path | None = None
     damaged: list[str] = field(default_factory=list)
 
     @property
+    def trainer(self) -> dict[str, Any]:
+        """The state of the trainer."""
+        return self.checkpoint["trainer"] if self.checkpoint else {}
+
+    @property
     def epoch(self) -> int:
-        return self.content["epoch"] if self.content else 0
+        return self.trainer.get("epoch", 0)
 
     @property
     def step(self) -> int:
-        return self.content["step"] if self.content else 0
+        return self.trainer.get("step", 0)
 
     @property
     def best(self) -> Path | None:
         """The checkpoint where it is the best one; the run may have been killed before it was named so."""
-        if not self.content or self.content.get("now", {}).get("seen"):
+        if not self.checkpoint or self.trainer.get("progress", {}).get("seen"):
             return None
-        return self.path if 0 < self.content["best_epoch"] == self.content["epoch"] else None
+        return self.path if 0 < self.trainer["best_epoch"] == self.epoch else None
 
-    def told(self, folder: Path | None, metadata: dict) -> list[str]:
-        """The lines that tell where the training goes on, and what differs.
+    def messages(self, folder: Path | None, metadata: dict[str, Any]) -> list[str]:
+        """The lines that say where the training is resumed, and what differs.
 
         Args:
             metadata: what this training's checkpoints will say of themselves.
         """
         if folder is None:
             return []
-        if self.content is None:
-            return [f"going on with {folder}, from the start: nothing was saved"]
+        if self.checkpoint is None:
+            return [f"resuming {folder} from the start: nothing was saved"]
         lines = [f"warning: {line}" for line in self.damaged]
-        lines.append(f"going on with {self.path}: step {self.step}, epoch {self.epoch + 1}")
-        changed = differences(self.content, metadata)
+        lines.append(f"resuming from {self.path}: step {self.step}, epoch {self.epoch + 1}")
+        changed = differences(self.checkpoint["metadata"], metadata)
         return lines + (["what differs from the saved run:", *(f"  {line}" for line in changed)] if changed else [])
 
 
@@ -100,18 +131,18 @@ def load_latest(folder: Path, classes: list[str]) -> ResumePoint:
     damaged = []
     for path in checkpoints.saved_in(folder):
         try:
-            content = checkpoints.read(path)
+            checkpoint = checkpoints.read(path)
         except UsageError as e:
             damaged.append(str(e))
             continue
-        if "config" not in content:
+        if "config" not in checkpoint["metadata"]:
             raise UsageError(f"{path} holds weights only: start from it with train --load-path={path}")
-        if content["classes"] != classes:
+        if checkpoint["metadata"]["classes"] != classes:
             raise UsageError(
-                f"{folder} was trained on the classes {content['classes']}, and these images have {classes}: "
-                "give its images as --train-data-root=DIR"
+                f"{folder} was trained on the classes {checkpoint['metadata']['classes']}, and these images have "
+                f"{classes}: give its images as --train-data-root=DIR"
             )
-        return ResumePoint(content, path, damaged)
+        return ResumePoint(checkpoint, path, damaged)
     if damaged:
         raise RunError(
             f"no checkpoint in {folder} can be read; {len(damaged)} tried, the newest: {damaged[0]}. "
@@ -120,21 +151,21 @@ def load_latest(folder: Path, classes: list[str]) -> ResumePoint:
     return ResumePoint()
 
 
-def differences(content: dict, metadata: dict) -> list[str]:
+def differences(saved: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
     """What differs between a saved run and this one, a line each: options, files of the data set, the machine.
 
     Args:
-        content: the checkpoint's. about: what this training's checkpoints will say of themselves.
+        saved: the metadata of the checkpoint. metadata: what this training's checkpoints will say of themselves.
     """
-    then, now = content["config"], metadata["config"]
+    then, now = saved["config"], metadata["config"]
     lines = [f"{name}: {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
-    old, new = content["images"], metadata["images"]
+    old, new = saved["images"], metadata["images"]
     for part, title in (("train", "training"), ("val", "validation")):
         if old[part] != new[part]:
             lines.append(f"{title} images: {old[part]} -> {new[part]}")
         elif old.get(files := f"{part}_files", new[files]) != new[files]:
             lines.append(f"{title} images: as many, but other files (by name and size)")
-    old, new = content["machine"], metadata["machine"]
+    old, new = saved["machine"], metadata["machine"]
     changed = [f"{name}: {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name]]
     if changed:
         lines += [*changed[:-1], f"{changed[-1]} (so the last bits will differ from those of an uninterrupted run)"]

@@ -1,69 +1,107 @@
-"""Learning rate schedules, by name."""
+"""Learning rate schedules, by name: each function gives the part of the highest learning rate that is in force.
+
+A schedule is a function of `progress` in [0, 1], the part of its way that lies behind. Another one is another public
+function here, or one of the user's own: `--scheduler=path/to/file.py:function`.
+"""
 
 import math
+from collections.abc import Callable
 
 from torch import optim
+
+from utils import registry
 
 WARM_UP, START, END = 0.3, 1 / 25, 1 / 250_000  # of onecycle, as torch's OneCycleLR has them
 
 
-class Schedule:
-    """The learning rate's way down, from `lr` at its highest.
+def plateau(progress: float) -> float:
+    """Constant; times `lr_decay` whenever the validation loss is above that of the epoch before (book, chapter 6)."""
+    return 1.0
 
-    cosine, linear, onecycle (Smith, Topin 2017, arXiv:1708.07120) and constant depend on nothing but how much of the
-    training is done. plateau: times `lr_decay` whenever the validation loss is above the one before (book,
-    chapter 6; its code follows the training loss). All but onecycle rise in the first `warmup` of the training.
+
+def cosine(progress: float) -> float:
+    """Half a cosine, to 0 (Loshchilov, Hutter 2016, arXiv:1608.03983)."""
+    return _anneal(1, 0, progress)
+
+
+def linear(progress: float) -> float:
+    """A straight line to 0."""
+    return 1 - progress
+
+
+def onecycle(progress: float) -> float:
+    """Up for the first 0.3 of the training, then down to almost 0 (Smith, Topin 2017, arXiv:1708.07120)."""
+    if progress < WARM_UP:
+        return _anneal(START, 1, progress / WARM_UP)
+    return _anneal(1, END, (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def constant(progress: float) -> float:
+    """The same throughout."""
+    return 1.0
+
+
+def _anneal(start: float, end: float, part: float) -> float:
+    """From `start` to `end` along half a cosine; `part` in [0, 1]."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+
+def get(name: str) -> Callable[[float], float]:
+    """The schedule of that name."""
+    return registry.load(name, "scheduler") if registry.is_external(name) else globals()[name]
+
+
+class Schedule:
+    """Sets the learning rates of an optimizer's parameter groups.
+
+    Each group keeps its ratio to the option `lr`: groups that a model's `get_optimizer` made with rates of their own
+    (book, 4.3) stay apart by the same factor, and a group at 0 stays at 0. A rate that is changed by hand between two
+    steps is in force at once, and falls from there on as the schedule says.
+
+    Args:
+        name: a function of this file, or an external one.
+        lr: the learning rate at its highest.
+        warmup: part of the training in which the rate rises from 1/25 of it; onecycle has its own.
     """
 
     def __init__(self, optimizer: optim.Optimizer, name: str, lr: float, lr_decay: float, warmup: float = 0) -> None:
         self.optimizer, self.name, self.lr, self.lr_decay = optimizer, name, lr, lr_decay
-        self.warmup = WARM_UP if name == "onecycle" else warmup
+        self.shape, self.warmup = get(name), warmup
+        self.ratios = [float(group["lr"]) / lr for group in optimizer.param_groups]
         self.previous_loss, self.factor = float("inf"), 1.0
+        self.last_set: list[float] | None = None
 
-    def set(self, done: float) -> None:
-        """Sets the optimizer's learning rate for the next step; `done` in [0, 1] of the training lies behind."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * self.factor * self._shape(done)
+    def set(self, progress: float) -> None:
+        """Sets the learning rates of the next step; `progress` in [0, 1] of the training lies behind."""
+        scale = self.lr * self.factor * self._shape(progress)
+        groups = self.optimizer.param_groups
+        for i, group in enumerate(groups):
+            if self.last_set and float(group["lr"]) != self.last_set[i]:  # by hand, as in the debugger
+                self.ratios[i] = float(group["lr"]) / scale if scale else self.ratios[i]
+            group["lr"] = self.ratios[i] * scale
+        self.last_set = [float(group["lr"]) for group in groups]
 
     def end_epoch(self, val_loss: float) -> None:
         if self.name == "plateau" and val_loss > self.previous_loss:
             self.factor *= self.lr_decay
         self.previous_loss = val_loss
 
-    def rises(self, done: float) -> bool:
-        """Whether the learning rate is still on its way up."""
-        return done < self.warmup
+    def warming_up(self, progress: float) -> bool:
+        """Whether the learning rate is still rising."""
+        return progress < (WARM_UP if self.shape is onecycle else self.warmup)
 
-    def _shape(self, done: float) -> float:
-        """How much of the highest learning rate is left."""
-        if self.name == "onecycle":
-            return _onecycle(done)
-        if done < self.warmup:
-            return START + (1 - START) * done / self.warmup
-        return SHAPES[self.name]((done - self.warmup) / (1 - self.warmup))
+    def _shape(self, progress: float) -> float:
+        if self.shape is onecycle:
+            return onecycle(progress)
+        if progress < self.warmup:
+            return START + (1 - START) * progress / self.warmup
+        return self.shape((progress - self.warmup) / (1 - self.warmup))
 
     def state_dict(self) -> dict:
-        return {"previous_loss": self.previous_loss, "factor": self.factor}
+        return {"previous_loss": self.previous_loss, "factor": self.factor, "ratios": self.ratios}
 
     def load_state_dict(self, state: dict) -> None:
         self.previous_loss, self.factor = state["previous_loss"], state["factor"]
-
-
-def _between(start: float, end: float, part: float) -> float:
-    """From `start` to `end` along half a cosine; `part` in [0, 1]."""
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
-
-
-def _onecycle(done: float) -> float:
-    if done < WARM_UP:
-        return _between(START, 1, done / WARM_UP)
-    return _between(1, END, (done - WARM_UP) / (1 - WARM_UP))
-
-
-# How much of the highest learning rate is left where `done` in [0, 1] of the way down lies behind.
-SHAPES = {
-    "plateau": lambda done: 1.0,
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: _between(1, 0, done),
-    "linear": lambda done: 1 - done,
-}
+        if len(state.get("ratios", ())) == len(self.ratios):
+            self.ratios = list(state["ratios"])
+        self.last_set = None

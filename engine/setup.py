@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 import models
-from config import Config, dashed
+from config import Config
 from data.augment import Augment
 from data.cache import CachedLoader, load_cached
 from data.image_data import ImageData, Items
@@ -14,10 +16,10 @@ from data.loaders import EpochBatchSampler, EpochLoader, Loader
 from data.transforms import Preprocess
 from engine.device import Device, select_device
 from engine.recipe import class_weights, resized_side
-from engine.tasks import base as tasks
-from engine.tasks.base import Task
-from utils import checkpoints
+from engine.tasks.base import Task, task_class
+from utils import checkpoints, registry
 from utils.errors import UsageError
+from utils.options import dashed
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Loaders:
     def __enter__(self) -> "Loaders":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.train.close()
         self.val.close()
 
@@ -36,38 +38,37 @@ class Loaders:
         return f"{len(self.train.items)} training and {len(self.val.items)} validation images"
 
 
-def training(
-    opt: Config, dataset: ImageData, start_from: Path | None = None, past: dict | None = None
-) -> tuple[Task, Loaders, dict]:
+def build_training(
+    opt: Config, dataset: ImageData, start_from: Path | None = None, resumed: dict[str, Any] | None = None
+) -> tuple[Task, Loaders, dict[str, Any]]:
     """All that a training needs: the task, its images, and what its checkpoints say of themselves.
 
     Args:
         start_from: a file of weights to start from; with opt.pretrained its head may have other classes.
-        past: the content of the checkpoint to go on from.
+        resumed: the checkpoint to resume from.
+
     Raises:
-        UsageError: the model cannot take such images, or the weights do not fit it.
+        UsageError: the model cannot take such images, cannot be built again from what a checkpoint says, or the weights
+            do not fit it.
     """
-    device, num_classes = select_device(opt), len(dataset.classes)
-    shown = resized_side(opt.image_size) if opt.progressive_resizing else opt.image_size
-    models.check_input(opt.model, num_classes, opt.image_size, opt.batch_size, dataset.channels, shown)
+    device = select_device(opt)
     torch.manual_seed(opt.seed)
-    weights = start_from if opt.pretrained else None
-    pretrained = opt.pretrained and not past
-    net = models.build(opt.model, num_classes, opt.image_size, pretrained, weights, dataset.channels, **sizes(opt))
-    if start_from and not opt.pretrained:
-        net.load(start_from)
-    preprocess = Preprocess(opt.image_size, opt.min_crop, dataset.mean, dataset.std)
+    net = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
+    preprocess = make_preprocess(opt, dataset)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
     train = train_loader(opt, dataset, train_items, preprocess, device)
-    if not (past or start_from or pretrained):
-        net.begin_with(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
-    task = tasks.named(net.task)(net, dataset.classes, preprocess, device, opt, train_items)
-    if past:
-        checkpoints.load_net(net, past, "the saved run")
-        task.load_state_dict(past)
+    if hasattr(net, "init_from_data") and not (resumed or start_from or opt.pretrained):
+        net.init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
+    task = task_class(opt.model, net)(net, dataset.classes, preprocess, device, opt, train_items)
+    registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
+    if resumed:
+        checkpoints.load_net(net, resumed, "the saved run", opt.model)
+        task.load_state_dict({"net": resumed["net"], **resumed["task"]})
     metadata = {
-        "model": net.model_name,
-        "num_classes": net.num_classes,
+        "model": opt.model,
+        "model_args": opt.model_arguments,
+        "task": type(task).__name__,
+        "num_classes": len(dataset.classes),
         "classes": dataset.classes,
         "images": {
             "train": len(train_items),
@@ -82,18 +83,38 @@ def training(
     return task, Loaders(train, val_loader(opt, dataset, val_items, task)), metadata
 
 
-def load_task(opt: Config, content: dict) -> Task:
-    """The task of a checkpoint's `content`, ready to evaluate and predict."""
-    preprocess = Preprocess(**content["preprocess"])
-    channels = len(preprocess.mean)
-    net = models.build(content["model"], content["num_classes"], preprocess.image_size, channels=channels, **sizes(opt))
-    checkpoints.load_net(net, content, opt.load_path)
-    return tasks.named(net.task)(net, content["classes"], preprocess, select_device(opt), opt)
+def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrained: bool) -> nn.Module:
+    """The net for a data set, checked before the first step: its input, its output, and that it can be built again."""
+    num_classes, size, channels = len(dataset.classes), opt.image_size, dataset.channels
+    arguments = opt.model_arguments
+    shown = resized_side(size) if opt.progressive_resizing else size
+    models.check_input(opt.model, num_classes, size, opt.batch_size, channels, shown, arguments)
+    weights = start_from if opt.pretrained else None
+    net = models.build(opt.model, num_classes, size, channels, arguments, pretrained, weights)
+    models.check_rebuild(net, opt.model, num_classes, size, channels, arguments)
+    if start_from and not opt.pretrained:
+        checkpoints.load_net(net, checkpoints.read(start_from), start_from, opt.model)
+    return net
 
 
-def sizes(opt: Config) -> dict[str, int]:
-    """What the options say of the net's own sizes."""
-    return {name: value for name in ("nz", "ngf", "ndf") if (value := getattr(opt, name)) is not None}
+def make_preprocess(opt: Config, dataset: ImageData) -> Preprocess:
+    """What images go through: the data set's mean and deviation, or those that the model's weights were made for."""
+    own = models.preprocessing(opt.model)
+    values = {"mean": dataset.mean, "std": dataset.std}
+    if len(own.get("mean", ())) == dataset.channels:
+        values |= {name: own[name] for name in ("mean", "std")}
+    values |= {name: own[name] for name in ("interpolation", "crop_pct") if name in own}
+    return Preprocess(opt.image_size, opt.min_crop, **values)
+
+
+def load_task(opt: Config, checkpoint: dict[str, Any]) -> Task:
+    """The task of a checkpoint, ready to evaluate and predict."""
+    metadata = checkpoint["metadata"]
+    preprocess = Preprocess(**metadata["preprocess"])
+    channels, arguments = len(preprocess.mean), metadata.get("model_args", opt.model_arguments)
+    net = models.build(opt.model, metadata["num_classes"], preprocess.image_size, channels, arguments)
+    checkpoints.load_net(net, checkpoint, opt.load_path, opt.model)
+    return task_class(opt.model, net)(net, metadata["classes"], preprocess, select_device(opt), opt)
 
 
 def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Preprocess, device: Device) -> EpochLoader:
@@ -108,13 +129,13 @@ def train_loader(opt: Config, dataset: ImageData, items: Items, preprocess: Prep
                 f"--{dashed(name)}={getattr(opt, name)} is too much for images of {opt.image_size} pixels a side"
             )
     fill = tuple(round(255 * mean) for mean in preprocess.mean)
-    augment = Augment(opt.seed, len(items), opt.flip, opt.shift, opt.cutout, fill)
-    shares = class_weights(items)[[label for _, label in items]].tolist() if opt.balance == "sampler" else None
-    return _loader(opt, dataset, items, preprocess, device, augment, shares)
+    augment = Augment(opt.seed, len(items), opt.flip, opt.shift, opt.cutout, fill, opt.rotate, opt.noise)
+    weights = class_weights(items)[[label for _, label in items]].tolist() if opt.balance == "sampler" else None
+    return _loader(opt, dataset, items, preprocess, device, augment, weights)
 
 
 def val_loader(opt: Config, dataset: ImageData, items: Items, task: Task) -> EpochLoader:
-    """Validation images, always in the same shuffled order: the batches, and so the figures, never change."""
+    """Validation images, always in the same shuffled order: the batches, and so the metrics, never change."""
     return _loader(opt, dataset, items, task.preprocess, task.device)
 
 
@@ -131,17 +152,19 @@ def _loader(
     preprocess: Preprocess,
     device: Device,
     augment: Augment | None = None,
-    shares: list[float] | None = None,
+    sample_weights: list[float] | None = None,
 ) -> EpochLoader:
-    batches, skip = EpochBatchSampler(len(items), opt.batch_size, opt.seed, shares), opt.on_bad_image == "skip"
-    held = load_cached(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
-    if held:
-        images, bad = held
+    batches = EpochBatchSampler(len(items), opt.batch_size, opt.seed, sample_weights)
+    skip = opt.on_bad_image == "skip"
+    cached = load_cached(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
+    if cached:
+        images, bad = cached
         images = device.hold(images) if images.shape[1] == opt.image_size else images  # to be cropped on the CPU
         return CachedLoader(items, images, preprocess, batches, augment, bad)
-    return Loader(items, preprocess, batches, augment=augment, replace_bad=skip, **_reading(opt, device))
+    reading = _reading(opt, device)
+    return Loader(items, preprocess, batches, augment=augment, replace_bad=skip, dataset=dataset, **reading)
 
 
-def _reading(opt: Config, device: Device) -> dict:
+def _reading(opt: Config, device: Device) -> dict[str, Any]:
     workers, pin = device.workers(opt.num_workers), device.device.type == "cuda"
     return {"num_workers": workers, "pin": pin, "timeout": opt.data_timeout}

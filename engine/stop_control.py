@@ -9,27 +9,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from data.loaders import Batch
 from utils.errors import Stopped
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 + the signal's number, as shells have it
-LOOK_EVERY = 0.5  # seconds between two inspections for files
+CHECK_EVERY = 0.5  # seconds between two checks for files
 
 
 class StopControl:
-    """Hears the user while it is entered: `with StopControl(...) as stops`.
+    """Listens to the user while it is entered: `with StopControl(...) as stops`.
 
-    The first Ctrl-C, SIGTERM or hang-up raises Stopped where `waiting` waits for a batch, else after the step. The
-    second ends the process at once. A file STOP in `folder` raises Stopped too, a file SAVE calls `save`.
+    The first Ctrl-C, SIGTERM or hang-up raises Stopped where `interruptible` waits for a batch, else after the step.
+    The second ends the process at once. A file STOP in `folder` raises Stopped too, a file SAVE calls `save`.
     Only files of the same user count.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None], save: Callable[[], None]) -> None:
-        self.folder, self.say, self.save = folder, say, save
-        self.asked: Stopped | None = None
+    def __init__(self, folder: Path, log: Callable[[str], None], save: Callable[[], None]) -> None:
+        self.folder, self.log, self.save = folder, log, save
+        self.requested: Stopped | None = None
         self.may_raise = False
-        self.looked_at, self.told, self.handlers = time.monotonic(), set(), {}
+        self.checked_at = time.monotonic()
+        self.logged: set[str] = set()
+        self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopControl":
         self._take(self.folder / "STOP")  # one that came after the last run's end
@@ -38,14 +42,14 @@ class StopControl:
             for name in CODES:
                 number = getattr(signal, name, None)
                 if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup: a hang-up means nothing
-                    self.handlers[number] = signal.signal(number, self._hear)
+                    self.handlers[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
-    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def interruptible(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches; a stop ends the wait for one at once, and the work on one after it is done."""
         batches = iter(batches)
         while True:
@@ -54,42 +58,42 @@ class StopControl:
             if batch is None:
                 return
             yield batch
-            self._look_for_files()
+            self._check_files()
 
-    def _hear(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self.asked:
+        if self.requested:
             for child in multiprocessing.active_children():
                 child.kill()
             os._exit(CODES[name])
         what = "Ctrl-C" if name == "SIGINT" else name
-        self.asked = Stopped(what, CODES[name])
-        with suppress(OSError):  # not `say`: the signal may have come in the middle of it
+        self.requested = Stopped(what, CODES[name])
+        with suppress(OSError):  # not `log`: the signal may have come in the middle of it
             os.write(2, f"\n{what}: stopping after this step; once more: at once, without saving\n".encode())
         if self.may_raise:
-            raise self.asked
+            raise self.requested
 
     @contextmanager
     def _raising(self) -> Iterator[None]:
         self.may_raise = True
         try:
-            if self.asked:
-                raise self.asked
+            if self.requested:
+                raise self.requested
             yield
         finally:
             self.may_raise = False
 
-    def _look_for_files(self) -> None:
-        if time.monotonic() - self.looked_at < LOOK_EVERY:
+    def _check_files(self) -> None:
+        if time.monotonic() - self.checked_at < CHECK_EVERY:
             return
-        self.looked_at = time.monotonic()
+        self.checked_at = time.monotonic()
         if self._take(self.folder / "SAVE"):
             self.save()
         if self._take(self.folder / "STOP"):
-            self.asked = Stopped(f"{self.folder / 'STOP'}", 0)
+            self.requested = Stopped(f"{self.folder / 'STOP'}", 0)
 
     def _take(self, path: Path) -> bool:
-        """Removes the file; whether the user had put it there."""
+        """Removes the file; returns whether the user had put it there."""
         if not self._is_mine(path):
             return False
         with suppress(OSError):
@@ -101,9 +105,12 @@ class StopControl:
         if not path or not self._is_mine(Path(path)):
             return False
         if not _at_terminal():
-            self._say_once(f"{path} exists, but there is no terminal for a debugger: ignored")
+            self._log_once(f"{path} exists, but there is no terminal for a debugger: ignored")
             return False
-        self._say_once(f"{path} exists: here is the debugger; `c` goes on, and opens it again while the file exists")
+        self._log_once(
+            f"{path} exists: here is the debugger, with batch, model, optimizer, loss, opt and task; `c` continues, "
+            "and opens it again while the file exists; `q` stops the training"
+        )
         return True
 
     def _is_mine(self, path: Path) -> bool:
@@ -112,14 +119,26 @@ class StopControl:
         except OSError:
             return False
         if hasattr(os, "getuid") and owner != os.getuid():
-            self._say_once(f"{path} belongs to another user: ignored")
+            self._log_once(f"{path} belongs to another user: ignored")
             return False
         return True
 
-    def _say_once(self, line: str) -> None:
-        if line not in self.told:
-            self.told.add(line)
-            self.say(line)
+    def _log_once(self, line: str) -> None:
+        if line not in self.logged:
+            self.logged.add(line)
+            self.log(line)
+
+
+def open_debugger(frame: FrameType) -> None:
+    """Opens a debugger in `frame`: ipdb where it is installed, else pdb. `q` raises bdb.BdbQuit in the frame."""
+    try:
+        import ipdb
+
+        ipdb.set_trace(frame)
+    except ImportError:
+        import pdb
+
+        pdb.Pdb().set_trace(frame)
 
 
 def _at_terminal() -> bool:

@@ -1,4 +1,4 @@
-"""The CSV of predictions, and the JSON of figures."""
+"""The CSV of predictions, and the JSON of metrics."""
 
 import csv
 import json
@@ -15,14 +15,18 @@ from utils.errors import UsageError
 
 def write_csv(
     path: str | Path, ids: list[str], predictions: Iterable[tuple[Batch, torch.Tensor]], classes: list[str]
-) -> int:
-    """Writes one row an image as the predictions come, whole or not at all. Returns the number of rows.
+) -> list[tuple]:
+    """Writes one row for each image as the predictions come, whole or not at all.
+
+    Returns:
+        For each image (id, probability of the second class); with more than two classes (id, predicted class, its
+        probability).
 
     Args:
         ids: id of each image, in the order of the predictions.
         predictions: batches with their logits (N, K).
     """
-    rows = iter(ids)
+    remaining, rows = iter(ids), []  # type: ignore[var-annotated]
     with files.atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes])
@@ -30,19 +34,21 @@ def write_csv(
             if not logits.isfinite().all():
                 raise UsageError("the net's output is not finite: the training diverged; use an earlier checkpoint")
             for probs in logits.double().softmax(dim=1).tolist():
-                writer.writerow([next(rows), *_cells(probs, classes)])
-    return len(ids)
+                name, top = next(remaining), probs.index(max(probs))
+                writer.writerow([name, *_cells(probs, classes)])
+                rows.append((name, probs[1]) if len(classes) == 2 else (name, classes[top], probs[top]))
+    return rows
 
 
-def write_json(checkpoint: Path, figures: dict) -> None:
+def write_json(checkpoint: Path, metrics: dict) -> None:
     """Writes what was measured of RUN_FOLDER/best.pth as val_best.json beside it; nothing for a file elsewhere."""
     if (checkpoint.parent / "config.yaml").is_file() and os.access(checkpoint.parent, os.W_OK):
         with files.atomic_write(checkpoint.with_name(f"val_{checkpoint.stem}.json")) as file:
-            json.dump(figures, file, indent=1)
+            json.dump(metrics, file, indent=1)
 
 
 def meaning(classes: list[str]) -> str:
-    return f"label = probability of {classes[1]}" if len(classes) == 2 else "a column of probabilities for each class"
+    return f"label = probability of {classes[1]}" if len(classes) == 2 else "one column of probabilities for each class"
 
 
 def _cells(probs: list[float], classes: list[str]) -> list[str]:

@@ -7,37 +7,47 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from tqdm import tqdm
 
 from config import Config
-from runs.sinks import Jsonl, Log, Sink, Visdom
+from runs import sinks
+from runs.record import Log, Record
 from utils import checkpoints, files, pictures
-from utils.visualize import Visualizer
 
 
 class Run:
-    """A folder checkpoints/<model>_<dataset>_<MMDD_HHMMSS>/ and the sinks that write into it or show it."""
+    """A folder checkpoints/<model>_<dataset>_<MMDD_HHMMSS>/, the files that a training adds to, and its views.
 
-    def __init__(self, folder: Path, sinks: list[Sink]) -> None:
-        self.folder, self.sinks = folder, sinks
+    Usable as a path: `val(load_path=run)`.
+
+    Args:
+        record, log: None for a run that keeps nothing.
+    """
+
+    def __init__(self, folder: Path, record: Record | None = None, log: Log | None = None) -> None:
+        self.folder, self.record, self.log_file = folder, record, log
+        self.views: list[Any] = []
 
     @classmethod
     def create(cls, opt: Config) -> "Run":
-        """A new folder with the resolved config.yaml; the visdom page shows the run under `opt.env`."""
+        """A new folder with the resolved config.yaml."""
         parent = Path(opt.checkpoint_dir)
         parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=".", dir=parent))  # a folder without its config never shows
         os.chmod(hidden, 0o777 & ~files.umask())
         _write_config(hidden, opt)
         (hidden / "metrics.jsonl").touch()
-        return cls._open(_named(hidden, f"{opt.model}_{opt.dataset}_{time.strftime('%m%d_%H%M%S')}"), opt)
+        model = opt.model.rpartition(":")[2].replace("/", "_")  # of an external one the class, of timm/NAME timm_NAME
+        dataset = (opt.dataset or "").rpartition(":")[2]
+        return cls._open(_named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}"), opt)
 
     @classmethod
     def resume(cls, folder: Path, opt: Config, epoch: int, step: int, best: Path | None) -> "Run":
-        """Goes on in `folder` after `epoch` epochs and `step` steps, to which the record is cut back.
+        """Resumes in `folder` after `epoch` epochs and `step` steps, to which the record is cut back.
 
         Args:
             best: the checkpoint that best.pth must be; None where that is known to be so.
@@ -45,35 +55,42 @@ class Run:
         run = cls._open(folder, opt)
         files.remove_parts(folder)
         _write_config(folder, opt)
-        kept = run.sinks[0].cut_back({"step": step, "epoch": epoch})
-        for view in run.sinks[2:]:
-            for event in kept:
-                view.record(event)
+        for event in run.record.cut_back({"step": step, "epoch": epoch}):
+            run._show("log_event", event)
         if best:
             checkpoints.link(best, folder / "best.pth")
         return run
 
     @classmethod
     def _open(cls, folder: Path, opt: Config) -> "Run":
-        run = cls(folder, [Jsonl(folder / "metrics.jsonl"), Log(folder / "log.txt")])
-        if opt.vis_port:
-            run.sinks.append(Visdom(Visualizer(env=opt.env, port=opt.vis_port, warn=run.say)))
+        run = cls(folder, Record(folder / "metrics.jsonl"), Log(folder / "log.txt"))
+        run.views = sinks.create_all(folder, opt, run.log)
         return run
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def keeps_pictures(self) -> bool:
+        return self.record is not None
 
     @property
     def how_to_resume(self) -> str:
         return f"python main.py train --resume={shlex.quote(str(self.folder))}"
 
-    def record(self, kind: str, **figures) -> None:
-        for sink in self.sinks:
-            sink.record({"kind": kind, **figures, "time": round(time.time(), 3)})
+    def log_event(self, kind: str, **values: Any) -> None:
+        """One entry of the record."""
+        event = {"kind": kind, **values, "time": round(time.time(), 3)}
+        if self.record:
+            self.record.log_event(event)
+        self._show("log_event", event)
 
-    def save(self, content: dict, step: int, keep: int, better: bool) -> None:
+    def save(self, checkpoint: dict[str, Any], step: int, keep: int, better: bool) -> None:
         """Writes step_<step>.pth, of which the newest `keep` stay; last.pth and best.pth are names of such files."""
-        for sink in self.sinks:
-            sink.sync()
+        for file in filter(None, (self.record, self.log_file)):
+            file.sync()
         path = self.folder / f"step_{step:08d}.pth"
-        checkpoints.write(content, path)
+        checkpoints.write(checkpoint, path)
         checkpoints.link(path, self.folder / "last.pth")
         if better:
             checkpoints.link(path, self.folder / "best.pth")
@@ -85,28 +102,39 @@ class Run:
         for path in steps[: len(steps) - count]:
             path.unlink()
 
-    def picture(self, name: str, image: np.ndarray, epoch: int) -> None:
+    def picture(self, name: str, image: np.ndarray, epoch: int | None = None) -> None:
         """Keeps an (H, W, 3) uint8 picture as samples/<name>_<epoch>.png and shows it."""
-        pictures.write(self.folder / "samples" / f"{name}_{epoch:03d}.png", image)
-        for sink in self.sinks:
-            sink.picture(name, image)
+        file = name if epoch is None else f"{name}_{epoch:03d}"
+        pictures.write(self.folder / "samples" / f"{file}.png", image)
+        self._show("log_image", name, image)
 
-    def say(self, line: str) -> None:
-        """A line on the terminal, above the progress bar, and in every sink that takes text."""
+    def log(self, line: str) -> None:
+        """A line on the terminal, above the progress bar, in log.txt and in the views."""
         line = line.encode(errors="backslashreplace").decode()  # a file's name may be no text
         with suppress(OSError):  # `train | head`, a closed terminal: nobody reads on, the training goes on
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
-        self.note(line)
+        self.log_text(line)
 
-    def note(self, line: str) -> None:
-        """A line for the sinks alone."""
-        for sink in self.sinks:
-            sink.text(line)
+    def log_text(self, line: str) -> None:
+        """A line in log.txt and in the views alone."""
+        if self.log_file:
+            self.log_file.add(line)
+        self._show("log_text", line)
 
     def close(self) -> None:
-        for sink in self.sinks:
-            sink.close()
+        self._show("close")
+        for file in filter(None, (self.record, self.log_file)):
+            file.close()
+
+    def _show(self, method: str, *args: Any) -> None:
+        """Calls a method of every view; one that raises is dropped with a warning."""
+        for view in list(self.views):
+            try:
+                getattr(view, method, lambda *_: None)(*args)
+            except Exception as e:
+                self.views.remove(view)
+                self.log(f"warning: the sink {type(view).__name__} is closed: {method} raised {type(e).__name__}: {e}")
 
 
 def _write_config(folder: Path, opt: Config) -> None:

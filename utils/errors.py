@@ -12,7 +12,7 @@ class RunError(Exception):
     """The machine or the numbers fail in the middle of the work: what, where, the remedy. Exit code 1."""
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """The user stops the work. `code` is the exit code: 130 after Ctrl-C, 143 after SIGTERM, 0 after a STOP file."""
 
     def __init__(self, why: str, code: int) -> None:

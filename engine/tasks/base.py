@@ -1,18 +1,20 @@
-"""What the loop trains. A task owns its nets, its optimizers and its step; the loop never inspections inside."""
+"""What the loop trains. A task owns its nets, its optimizers and its step; the loop never looks inside."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from config import Config
 from data.image_data import Items
 from data.loaders import Batch
 from data.transforms import Preprocess
 from engine.device import Device
-from models.basic_module import BasicModule
+from engine.messages import Messages
 from utils import registry
 from utils.errors import UsageError
 
@@ -24,19 +26,32 @@ class NonFiniteError(Exception):
 
 
 class Task:
-    """A kind of training. To add one, derive from this class in a file of its own; a model names its task by `task`.
+    """A kind of training: its step, and how the net is evaluated.
+
+    To add one, derive from this class: in a file of this folder, or in the file of the model. A model names its task by
+    the class attribute `task`.
+
+    Attributes:
+        option_groups: the groups of options that it reads beside those that every task reads: "optimization",
+            "classification", "gan".
+        monitor: the metric that the best epoch is chosen by, unless `--monitor` names another one.
+        messages: what the terminal says of its metrics.
 
     Args:
         net: the model.
         classes: of the data set.
         preprocess: what its images went through.
         opt: the options.
-        items: what it is to learn from; None where it is only to be eval_model: then it needs no optimizer.
+        items: what it is to learn from; None where it is only to be evaluated: then it needs no optimizer.
     """
+
+    option_groups: tuple[str, ...] = ()
+    monitor: str = "loss"
+    messages: type[Messages] = Messages
 
     def __init__(
         self,
-        net: BasicModule,
+        net: nn.Module,
         classes: list[str],
         preprocess: Preprocess,
         device: Device,
@@ -44,95 +59,94 @@ class Task:
         items: Items | None = None,
     ) -> None:
         self.classes, self.preprocess, self.device, self.opt = classes, preprocess, device, opt
-        self.net = net.to(device.device, memory_format=device.memory_format)
-        self.begin(items)
+        self.net: Any = net.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        self.setup(items)
 
-    def begin(self, items: Items | None) -> None:
-        """What else it holds; what learning takes only where there are `items`."""
-        raise NotImplementedError
+    def setup(self, items: Items | None) -> None:
+        """Makes what else it needs; optimizers and losses only where there are `items` to learn from."""
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step, with forward and backward. Returns scalars as tensors: reading one waits for a GPU.
 
-        What it draws at random comes from torch's global generator, which the loop seeds for each step.
+        Random numbers come from torch's global generator, which the loop seeds for each step.
 
         Raises:
             NonFiniteError: says which tensors; nothing that training changes has changed.
         """
         raise NotImplementedError
 
-    def evaluate(self, batches: Iterable[Batch]) -> dict:
-        """The figures of the validation part, as plain numbers and lists. More of `score` is better."""
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """The metrics of the validation part, as plain numbers and lists."""
         raise NotImplementedError
 
-    def schedule(self, done: float) -> None:
-        """Called before each step: `done` in [0, 1) of the training lies behind. Sets the learning rate."""
+    def metric_modes(self) -> dict[str, str]:
+        """{metric: "max" or "min"}: those that `--monitor` may name, and whether more or less of them is better."""
+        return {"loss": "min"}
 
-    def end_epoch(self, figures: dict) -> None:
-        """Called after each evaluation, with its figures."""
+    def set_progress(self, progress: float) -> None:
+        """Called before each step: `progress` in [0, 1) of the training lies behind. Sets the learning rate."""
 
-    def doubt(self, means: dict, figures: dict, done: float) -> str | None:
-        """After an epoch: a warning in one line where the net does not seem to learn."""
-
-    def summary(self, means: dict, figures: dict) -> str:
-        """An epoch in a few words: the mean figures of its steps, and those of the evaluation after it."""
-        raise NotImplementedError
-
-    def table(self, figures: dict) -> str:
-        """The figures of an evaluation, line by line."""
-        raise NotImplementedError
-
-    def praise(self, score: float) -> str:
-        """The best score in a few words."""
-        raise NotImplementedError
-
-    def next_steps(self, folder: str) -> list[str]:
-        """What to type after a training into `folder`."""
-        raise NotImplementedError
-
-    @staticmethod
-    def tutorial_step(net: BasicModule, opt: Config) -> Callable[[torch.Tensor, torch.Tensor], None]:
-        """For `bench`: the step of (images, labels) that the usual tutorial would write for this net."""
-        raise NotImplementedError
+    def end_epoch(self, metrics: dict[str, Any]) -> None:
+        """Called after each evaluation, with its metrics."""
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
         """For `test`: yields each batch with its logits, (N, K) float32 on the CPU; one batch in memory at a time."""
-        raise UsageError(f"{self.net.model_name} labels no images: it makes them; use generate")
+        raise UsageError(self._lacks("test"))
 
     def generate(self) -> list[str]:
         """For `generate`: writes images as the options say; returns a line for each file or folder."""
-        raise UsageError(f"{self.net.model_name} makes no images: it labels them; use test")
+        raise UsageError(self._lacks("generate"))
 
-    def pictures(self) -> dict[str, np.ndarray]:
-        """{name: (H, W, 3) uint8}: what the last evaluation has to show."""
+    def samples(self) -> dict[str, np.ndarray]:
+        """{name: (H, W, 3) uint8}: pictures of the last evaluation."""
         return {}
+
+    def preview(self, batch: Batch) -> torch.Tensor:
+        """(N, S, S, C) uint8 on the CPU: the images of a training batch as the net sees them."""
+        return batch.images.cpu()
 
     def lr(self) -> float:
         """The learning rate of the next step."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict:
-        """Nets, optimizers, schedulers: all that training changes, as tensors and plain types."""
+    def state_dict(self) -> dict[str, Any]:
+        """All that training changes, as tensors and plain types; "net": the weights that are evaluated and used."""
         raise NotImplementedError
 
-    def load_state_dict(self, state: dict) -> None:
-        """Takes up a state. What an option sets (learning rate, weight decay) stays as the option has it."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads a state. What an option sets (learning rate, weight decay) stays as the option has it."""
         raise NotImplementedError
 
+    def _lacks(self, command: str) -> str:
+        can = {"test": Task.predict, "generate": Task.generate}
+        others = [name for name, method in can.items() if getattr(type(self), method.__name__) is not method]
+        return (
+            f"{command} has nothing to do for {self.opt.model}: its task {type(self).__name__} is used by "
+            f"{', '.join(['train', 'val', *others])}"
+        )
 
-def named(name: str) -> type[Task]:
-    """The task of that name, from its file in this folder."""
-    entry = registry.scan(Path(__file__).parent, "Task", "engine.tasks")[name]
-    return getattr(import_module(entry.module), name)
+
+def task_class(model: str, net: nn.Module) -> type[Task]:
+    """The task of `net`: its attribute `task` is a class, or names one of this folder or of the net's module."""
+    task = getattr(net, "task", "Classify")
+    if isinstance(task, type):
+        return task
+    known = registry.scan(Path(__file__).parent, "Task", "engine.tasks")
+    if task in known:
+        return getattr(import_module(known[task].module), task)
+    module = import_module(type(net).__module__)
+    if not isinstance(getattr(module, task, None), type):
+        raise UsageError(f"{model} names the task {task!r}: the tasks are {', '.join(known)}")
+    return getattr(module, task)
 
 
-def buffers_of(net: torch.nn.Module, opt: Config) -> Buffers:
+def buffers_of(net: nn.Module, opt: Config) -> Buffers:
     """Copies of what a forward pass changes (BatchNorm's statistics), where a step may be left out."""
     return [(buffer, buffer.clone()) for buffer in net.buffers()] if opt.on_nan == "skip" else []
 
 
-def check_finite(loss: torch.Tensor, net: torch.nn.Module, before: Buffers) -> None:
-    """Call it between `backward` and the optimizer's step.
+def check_finite(loss: torch.Tensor, net: nn.Module, before: Buffers) -> None:
+    """Called between `backward` and the optimizer's step.
 
     Args:
         before: `buffers_of` the net before the step.

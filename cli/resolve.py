@@ -1,0 +1,143 @@
+"""The options of one command: defaults < saved run < preset (--config) < flags, and what would have no effect."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import models
+from cli import foreign, presets
+from config import LEARN, Config
+from utils import registry, torch_optim
+from utils.errors import UsageError, nearest
+from utils.options import dashed
+
+TASKS = Path(__file__).resolve().parent.parent / "engine" / "tasks"
+
+
+def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | None = None) -> Config:
+    """The options of `command`.
+
+    Args:
+        flags: what was typed, or given in Python; `config` names a preset.
+        saved: the config of a checkpoint or of a run folder.
+
+    Raises:
+        UsageError: an unknown option, one that `command` does not read or that has no effect, or a value out of place.
+    """
+    flags = dict(flags)
+    config = flags.pop("config", None)
+    preset = {} if config is None else presets.read(config)
+    _check_flags(flags, command, {name: value for name, (value, _) in preset.items()})
+    for name, (_, place) in preset.items():
+        if name not in Config.fields():
+            raise UsageError(f"{place}: unknown option {name!r}.{nearest(name, Config.fields())}")
+    places = {name: place for name, (_, place) in preset.items()} | {name: "--" + dashed(name) for name in flags}
+    # A preset describes a whole experiment; the parts that this command does not read leave the saved run alone.
+    given = {k: v for k, (v, _) in preset.items() if saved is None or command in Config.commands_of(k)} | flags
+    known = {k: v for k, v in (saved or {}).items() if k in Config.fields()}
+    origin = dict.fromkeys(known, "the saved run's config")
+    opt = Config(origin | places, **known | given)
+    given_places = {name: places[name] for name in given}
+    if saved is not None or (command in LEARN and not opt.resume):  # else the model is not known yet
+        _check_task(opt, given_places)
+        _check_effect(opt, given_places, saved or {})
+        if command in LEARN:
+            models.check_arguments(opt.model, opt.model_arguments)
+    if command in LEARN and opt.dataset is None:
+        opt.dataset = models.constants(opt.model).get("dataset", "DogCat")
+    return opt
+
+
+def task_of(model: str) -> registry.Entry:
+    """The task that trains and evaluates the model: a class of engine/tasks/, or one beside the model's own class.
+
+    Raises:
+        UsageError: there is none of the name that the model's class gives.
+    """
+    name, known = models.task_of(model), registry.scan(TASKS, "Task", "engine.tasks")
+    if name in known:
+        return known[name]
+    if registry.is_external(name):
+        return registry.external(name, "task")
+    if registry.is_external(model):
+        return registry.external(f"{model.rpartition(':')[0]}:{name}", "task")
+    raise UsageError(f"{model} names the task {name!r}: the tasks are {', '.join(known)}")
+
+
+def allowed(command: str, model: str | None = None) -> list[str]:
+    """The options that `command` reads; with `model`, without those of other tasks."""
+    theirs = _groups_of_others(task_of(model)) if model else set()
+    return [n for n in Config.fields() if command in Config.commands_of(n) and Config.group_of(n) not in theirs]
+
+
+def _check_flags(flags: Mapping[str, Any], command: str, preset: Mapping[str, Any]) -> None:
+    """Refuses flags that do not exist, or that `command` does not read."""
+    for name, value in flags.items():
+        flag = f"--{dashed(name)}"
+        if name not in Config.fields():
+            options = allowed(command, _model_of({**preset, **flags}))
+            ours = foreign.answer(name, str(value), options)
+            hint = f": {ours}." if ours else f".{nearest(name, [*options, 'config'])}"
+            raise UsageError(f"unknown option {flag}{hint} `help {command}` lists the options of {command}")
+        if command not in Config.commands_of(name):
+            raise UsageError(
+                f"{flag} has no effect on {command}: it is an option of {', '.join(Config.commands_of(name))}"
+            )
+
+
+def _model_of(values: Mapping[str, Any]) -> str | None:
+    """The model of a command line that may be wrong in other ways; None where it is not known, or the run's own."""
+    if "resume" in values or "load_path" in values:
+        return None
+    model = values.get("model", Config.default_of("model"))
+    try:
+        return Config(model=model).model
+    except UsageError:
+        return None
+
+
+def _groups_of_others(task: registry.Entry) -> set[str]:
+    """The groups of options that only other tasks read."""
+    tasks = registry.scan(TASKS, "Task", "engine.tasks").values()
+    groups = {group for other in tasks for group in other.constants.get("option_groups", ())}
+    return groups - set(task.constants.get("option_groups", ()))
+
+
+def _check_task(opt: Config, places: Mapping[str, str]) -> None:
+    """Refuses options, given in `places`, that the model's task does not read."""
+    task = task_of(opt.model)
+    others = _groups_of_others(task)
+    for name, place in places.items():
+        flag = place.startswith("--")  # a run's config.yaml holds every option: there the defaults of others may stand
+        if Config.group_of(name) in others and (flag or getattr(opt, name) != Config.default_of(name)):
+            what = place if flag else f"{place}: {name}"
+            group = Config.group_of(name)
+            ours = foreign.answer("learning_rate", "", allowed("train", opt.model)) if name.startswith("lr") else ""
+            raise UsageError(
+                f"{what} has no effect on {opt.model}: it is an option of {group}, and the task {task.name} "
+                f"reads {', '.join(task.constants.get('option_groups', ())) or 'none of these groups'}"
+                + (f"; {ours}" if ours else "")
+            )
+
+
+def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, Any]) -> None:
+    """Refuses options, given in `places`, that the others leave without effect."""
+    taken = torch_optim.parameters(opt.optimizer)
+    reasons = {
+        name: f"{opt.optimizer} takes no {name}"
+        for name in ("momentum", "nesterov", "weight_decay")
+        if taken is not None and name not in taken
+    }
+    if opt.scheduler == "onecycle":
+        reasons["warmup"] = "onecycle has its own"
+    if opt.scheduler != "plateau":
+        reasons["lr_decay"] = f"it is the factor of plateau, and the scheduler is {opt.scheduler}"
+    if opt.vis_port is None:
+        reasons["env"] = "--vis-port=None turns visdom off"
+    for name, reason in reasons.items():
+        place = places.get(name)
+        # what repeats the default or the saved run, as a run's config.yaml does, asks for nothing
+        idle = name in places and getattr(opt, name) in (Config.default_of(name), saved.get(name))
+        if place and (place.startswith("--") or not idle):
+            where = place if place.startswith("--") else f"{place}: {name}"
+            raise UsageError(f"{where} has no effect: {reason}")

@@ -1,0 +1,64 @@
+"""What the terminal says of a classifier."""
+
+import math
+import shlex
+
+import torch
+
+from engine.messages import Messages, Metrics
+from engine.metrics import better_than_chance
+
+WIDE = 12  # classes of which the table shows the confusion matrix
+SHORT = 4  # classes of which the line of an epoch does
+
+
+class ClassifyMessages(Messages):
+    def epoch(self, means: Metrics, metrics: Metrics) -> str:
+        """Losses, accuracy and, for a few classes, the confusion matrix."""
+        text = f"train loss {means['loss']:.4f}  val loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
+        return f"{text}  confusion {metrics['confusion']}" if len(metrics["confusion"]) <= SHORT else text
+
+    def table(self, metrics: Metrics) -> str:
+        """All metrics, with a line for each class and the confusion matrix where it fits the terminal."""
+        titled = {name: m for name, m in self.task.metrics.items() if m.title and name in metrics}
+        width = max(17, *(len(m.title) for m in titled.values()))
+        lines = [f"{m.title:<{width}}  {metrics[name]:{m.style}}" for name, m in titled.items()]
+        return "\n".join([*lines, "", *self._by_class(metrics)])
+
+    def _by_class(self, metrics: Metrics) -> list[str]:
+        classes, confusion = self.task.classes, metrics["confusion"]
+        width = max(len("class"), *(len(name) for name in classes))
+        wide = len(classes) <= WIDE
+        head = f"{'class':<{width}}  images  accuracy      F1"
+        lines = [head + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide]
+        for name, accuracy, f1, row in zip(
+            classes, metrics["class_accuracy"], metrics["class_f1"], confusion, strict=True
+        ):
+            cells = ("              " + " ".join(f"{n:>8}" for n in row)) * wide
+            lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
+        return lines
+
+    def format_score(self, name: str, value: float) -> str:
+        return f"accuracy {value:.2%}" if name == "accuracy" else super().format_score(name, value)
+
+    def next_commands(self, folder: str) -> list[str]:
+        images = shlex.quote(self.opt.test_data_root)
+        return [*super().next_commands(folder), f"python main.py test --load-path={folder} --test-data-root={images}"]
+
+    def diagnose(self, means: Metrics, metrics: Metrics, progress: float) -> str | None:
+        classes, confusion = self.task.classes, torch.tensor(metrics["confusion"])
+        chance = math.log(len(classes))
+        predicted = [name for name, count in zip(classes, confusion.sum(dim=0), strict=True) if count]
+        if self.task.warming_up(progress):
+            return None
+        if len(predicted) == 1:
+            sign = f"all {int(confusion.sum())} validation images are taken for {predicted[0]}"
+        elif abs(means["loss"] / chance - 1) < 0.02 and metrics["accuracy"] < better_than_chance(confusion):
+            sign = f"train loss {means['loss']:.4f}, and guessing among {len(classes)} classes gives {chance:.4f}"
+        else:
+            return None
+        return (
+            f"the net does not learn yet: {sign}. The usual causes: a learning rate that is too high or too low "
+            f"(now {self.task.lr():.3g}: try a tenth and ten times that), labels that do not belong to the images "
+            "(`python main.py check`), or simply too few epochs so far"
+        )

@@ -1,0 +1,96 @@
+"""The optimizer of a training, made from the options or by the model itself."""
+
+import inspect
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from config import Config
+from engine.device import Device
+from engine.muon import Muon
+from models.basic_module import BasicModule
+from utils import registry
+from utils.errors import UsageError, nearest
+
+OWN_MOMENTUM = {"SGD": 0.9, "Muon": 0.9}  # where the options leave it open; else the optimizer's own
+
+
+def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.Optimizer:
+    """The optimizer that the model's own `get_optimizer` makes (book, chapter 6), else `opt.optimizer`.
+
+    Raises:
+        UsageError: the optimizer refuses its options, or options are set that `get_optimizer` does not read.
+    """
+    own = getattr(type(net), "get_optimizer", None)
+    if own is not None and own is not BasicModule.get_optimizer:
+        for name in ("optimizer", "momentum", "nesterov"):
+            if getattr(opt, name) != Config.default_of(name):
+                raise UsageError(f"--{name} has no effect on {opt.model}: its get_optimizer makes its own optimizer")
+        return net.get_optimizer(opt.lr, opt.weight_decay)  # type: ignore[operator]
+    if opt.optimizer == "Muon":
+        make, target = Muon.for_net, net
+    else:
+        make, target = optimizer_class(opt.optimizer), net.parameters()  # type: ignore[assignment]
+    options = _options(opt, set(inspect.signature(Muon if opt.optimizer == "Muon" else make).parameters), device)
+    try:
+        return make(target, **options)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as e:
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise UsageError(f"--optimizer={opt.optimizer} refuses its options ({given}): {e}") from e
+
+
+def optimizer_class(name: str) -> Any:
+    return registry.load(name, "optimizer") if registry.is_external(name) else getattr(torch.optim, name)
+
+
+def _options(opt: Config, taken: set[str], device: Device) -> dict[str, Any]:
+    """Those of the options that the optimizer takes."""
+    values: dict[str, Any] = {"lr": opt.lr, "weight_decay": opt.weight_decay}
+    momentum = OWN_MOMENTUM.get(opt.optimizer) if opt.momentum is None else opt.momentum
+    if momentum is not None:
+        values |= {"momentum": momentum, "nesterov": momentum > 0 if opt.nesterov is None else opt.nesterov}
+    if device.device.type in ("cpu", "cuda"):
+        values["fused"] = True  # one pass over the weights, not several
+    return {name: value for name, value in values.items() if name in taken}
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step evaluates the loss several times, as that of LBFGS does."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict, saved: tuple[str, ...] = ()) -> None:
+    """Loads an optimizer's state; what options set stays as they have it, all but the `saved` ones."""
+    chosen = [{k: v for k, v in g.items() if k not in ("params", *saved)} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, chosen, strict=True):
+        group.update(options)
+
+
+def freeze(net: nn.Module, pattern: str) -> list[nn.Module]:
+    """Stops the weights whose names match `pattern`, a regular expression, from learning.
+
+    Returns:
+        The modules of which no weight learns: they stay in evaluation mode, so that BatchNorm's statistics keep still.
+
+    Raises:
+        UsageError: the pattern is no regular expression, or matches none or all of the weights.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as e:
+        raise UsageError(f"--freeze={pattern} is not a regular expression: {e}") from e
+    names = [name for name, _ in net.named_parameters()]
+    frozen = [name for name in names if regex.search(name)]
+    if not frozen or len(frozen) == len(names):
+        parts = list(dict.fromkeys(name.split(".")[0] for name in names))
+        what = "all weights match: none would learn" if frozen else f"no weight matches.{nearest(pattern, parts)}"
+        raise UsageError(f"--freeze={pattern}: {what} The weights are those of {', '.join(parts)}")
+    for name, p in net.named_parameters():
+        if name in frozen:
+            p.requires_grad = False
+    modules = [m for m in net.modules() if list(m.parameters())]
+    return [m for m in modules if not any(p.requires_grad for p in m.parameters())]

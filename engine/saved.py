@@ -1,0 +1,121 @@
+"""What `val`, `test` and `generate` start from: a checkpoint, and the options that go with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import data
+import models
+from cli import presets
+from cli.resolve import resolve
+from config import Config
+from data.image_data import ImageData
+from engine.resume import check_named
+from utils import checkpoints, files, registry
+from utils.errors import UsageError
+from utils.options import dashed
+
+OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {  # options that name what is written, and the endings (none: any)
+    "test": {"result_file": ()},
+    "generate": {"gen_img": (".png",), "gen_walk": (".gif", ".png"), "gen_folder": ()},
+}
+SHOWN = 5  # class names in a line
+OF_WEIGHTS = ("model_args", "dataset", "image_size")  # what a checkpoint of ours says, and plain weights do not
+
+
+def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The options for using a checkpoint, and the checkpoint; flags override the saved options.
+
+    Raises:
+        UsageError: no checkpoint is named, it does not fit the flags, or a path cannot be read or written.
+    """
+    given = resolve(command, {name: value for name, value in flags.items() if name != "dataset"})
+    if given.load_path is None:
+        raise UsageError(f"{command} needs a checkpoint: --load-path=checkpoints/RUN (a run folder or a .pth file)")
+    _check_paths(command, given, flags)
+    path = checkpoints.find(given.load_path, given.checkpoint_dir)
+    checkpoint = checkpoints.read(path)
+    named = flags.keys() | (presets.read(flags["config"]).keys() if "config" in flags else set())
+    if "config" not in checkpoint["metadata"]:
+        if command == "generate" or "model" not in named:
+            raise UsageError(
+                f"{path} holds weights only: say whose, as --model=ResNet34 (val, test), or train from it with "
+                f"train --load-path={path}"
+            )
+        return _from_weights(command, flags, checkpoint, path)
+    return _from_checkpoint(command, flags, named, checkpoint, path), checkpoint
+
+
+def _check_paths(command: str, given: Config, flags: Mapping[str, Any]) -> None:
+    for name in {"train_data_root", "test_data_root"} & flags.keys():
+        if not Path(getattr(given, name) or ".").exists():
+            raise UsageError(f"--{dashed(name)}: there is no {getattr(given, name)}")
+    for name, endings in OUTPUTS.get(command, {}).items():
+        if path := getattr(given, name):
+            if endings and not path.lower().endswith(endings):
+                raise UsageError(f"--{dashed(name)}={path}: give a name that ends in {' or '.join(endings)}")
+            files.check_writable(path, f"--{dashed(name)}", folder=name == "gen_folder")
+
+
+def _from_checkpoint(
+    command: str, flags: Mapping[str, Any], named: Any, checkpoint: dict[str, Any], path: Path
+) -> Config:
+    metadata = checkpoint["metadata"]
+    saved = dict(metadata["config"]) | {"model": metadata["model"]}
+    for name in OF_WEIGHTS:
+        if name in flags and not (name == "dataset" and registry.is_external(saved.get("dataset"))):
+            raise UsageError(f"--{dashed(name)} has no effect: {path} says {name} {saved.get(name)}")
+    check_named(saved, named, ("model",), f"{path} was trained with")
+    if command == "val":
+        check_named(saved, named, ("dataset",), f"{path} was trained on")
+    else:
+        saved["dataset"] = None
+    if "model" in flags and not same_model(resolve(command, {"model": flags["model"]}).model, metadata["model"]):
+        raise UsageError(f"{path} holds {metadata['model']}, not {flags['model']}: leave out --model")
+    for name in ("optimizer", "scheduler", "metrics", "sinks"):  # code of the user's that is of no use here
+        saved[name] = Config.default_of(name)
+    # The machine may be another one: the GPU of the training does not ask for a GPU now.
+    saved |= {"num_workers": None, "threads": None, "use_gpu": saved["use_gpu"] and None}
+    return resolve(command, {**flags, "load_path": str(path)}, saved)
+
+
+def same_model(name: str, other: str) -> bool:
+    """Whether two names mean the same model; an external class may lie in another place now."""
+    if registry.is_external(name) and registry.is_external(other):
+        return name.rpartition(":")[2] == other.rpartition(":")[2]
+    return name == other
+
+
+def _from_weights(
+    command: str, flags: Mapping[str, Any], checkpoint: dict[str, Any], path: Path
+) -> tuple[Config, dict[str, Any]]:
+    """For weights without options: the flags say whose they are, and the data set's defaults the rest."""
+    from data.transforms import Preprocess  # imports torch
+
+    opt = resolve(command, {**flags, "load_path": str(path)})
+    name = opt.dataset or models.constants(opt.model).get("dataset", "DogCat")
+    facts: Any = data.entries()[name].constants if name in data.entries() else {}
+    classes: list[str] | None = None
+    if command == "val":
+        dataset = data.open(name, opt.train_data_root)
+        classes = dataset.classes
+        facts = {key: getattr(dataset, key) for key in ("mean", "std", "image_size", "channels")}
+    own = models.preprocessing(opt.model)
+    size = opt.image_size or own.get("image_size") or facts.get("image_size", ImageData.image_size)
+    values = {key: facts.get(key, getattr(ImageData, key)) for key in ("mean", "std")} | own
+    preprocess = Preprocess(**values | {"image_size": size})
+    count = checkpoint["metadata"].get("num_classes") or len(classes or ())
+    count = count or models.count_classes(opt.model, checkpoint["net"], size, len(preprocess.mean), opt.model_arguments)
+    names = classes or list(facts.get("class_names", ()))
+    classes = names if len(names) == count else [str(number) for number in range(count)]
+    shown = ", ".join(classes[:SHOWN]) + (", ..." if count > SHOWN else "")
+    print(f"{path} holds weights only: taken as {opt.model} with {count} classes ({shown}), images of {size} x {size}")
+    metadata = {
+        "model": opt.model,
+        "model_args": opt.model_arguments,
+        "num_classes": count,
+        "classes": classes,
+        "images": {},
+        "preprocess": preprocess.state_dict(),
+    }
+    return opt.model_copy(update={"dataset": name}), checkpoint | {"metadata": metadata}

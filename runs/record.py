@@ -1,0 +1,90 @@
+"""The files to which a training adds lines: its record, metrics.jsonl, and log.txt."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from utils import files
+from utils.errors import UsageError
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, lockf
+except ImportError:  # Windows
+    lockf = None  # type: ignore[assignment]
+
+
+class LineFile:
+    """A file to which lines are added; each reaches the operating system at once.
+
+    Raises:
+        RunError: the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with files.disk_errors_as_failure(path):
+            self.file = path.open("ab", buffering=0)
+
+    def add(self, line: str) -> None:
+        data = line.encode(errors="backslashreplace") + b"\n"
+        with files.disk_errors_as_failure(self.path):
+            size = os.fstat(self.file.fileno()).st_size
+            try:
+                while data:
+                    data = data[self.file.write(data) :]
+            except OSError:
+                self.file.truncate(size)  # a disk that is nearly full took a part of the line
+                raise
+
+    def sync(self) -> None:
+        """What was added so far survives a power cut."""
+        with files.disk_errors_as_failure(self.path), suppress(ValueError):
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Record(LineFile):
+    """metrics.jsonl: one JSON object a line. It is the truth, of which every sink is a view."""
+
+    def log_event(self, event: Mapping[str, Any]) -> None:
+        self.add(json.dumps(event))
+
+    def cut_back(self, limits: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Drops the entries of a kind in `limits` whose number is above its limit, and torn lines; returns the rest."""
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                event = json.loads(line)
+                kind = event["kind"]
+                if kind not in limits or event[kind] <= limits[kind]:
+                    kept.append(event)
+        with files.atomic_write(self.path) as file:
+            file.writelines(json.dumps(event) + "\n" for event in kept)
+        self.file.close()
+        self.file = self.path.open("ab", buffering=0)
+        return kept
+
+
+class Log(LineFile):
+    """log.txt: what the terminal said. Locked during a training, so that no second one resumes in its folder.
+
+    Raises:
+        UsageError: another process trains in this folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            if lockf:
+                lockf(self.file, LOCK_EX | LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UsageError(
+                f"another process is training in {path.parent}: wait for it, or stop it with `touch {path.parent}/STOP`"
+            ) from None
+        except OSError:  # a file system without locks
+            pass

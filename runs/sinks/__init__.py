@@ -1,0 +1,54 @@
+"""Views of a run's record. A sink is one file here, or a class of the user's (`--sinks=path/to/file.py:Class`)."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import Config
+from utils import registry
+
+
+class Sink:
+    """A view of a run that shows nothing; derive from it and override what you can show.
+
+    A sink that raises is closed with one line of warning, and the training goes on.
+    """
+
+    @classmethod
+    def create(cls, folder: Path, opt: Config, warn: Callable[[str], None]) -> "Sink | None":
+        """The sink of the run in `folder`; None where the options do not ask for it. `warn` logs a line."""
+        return cls()
+
+    def log_event(self, event: dict[str, Any]) -> None:
+        """One entry of the record.
+
+        `event["kind"]` is "start", "resume", "step" (metrics of one step) or "epoch" (of a whole one). When a run is
+        resumed, the entries so far come again.
+        """
+
+    def log_image(self, name: str, image: np.ndarray) -> None:
+        """An (H, W, 3) uint8 picture."""
+
+    def log_text(self, line: str) -> None:
+        """A line that the terminal shows too."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+def create_all(folder: Path, opt: Config, warn: Callable[[str], None]) -> list[Any]:
+    """The sinks of this folder that the options ask for, and those that `opt.sinks` names."""
+    entries = registry.scan(Path(__file__).parent, "Sink", "runs.sinks").values()
+    classes = [getattr(import_module(entry.module), entry.name) for entry in entries]
+    classes += [registry.load(name, "sink") for name in opt.sinks]
+    sinks = []
+    for cls in classes:
+        if not isinstance(cls, type):  # an instance given in Python
+            sinks.append(cls)
+            continue
+        create = getattr(cls, "create", None)
+        sinks.append(create(folder, opt, warn) if create else cls())
+    return [sink for sink in sinks if sink is not None]
