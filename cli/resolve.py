@@ -42,7 +42,7 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
         _check_task(opt, given_places)
         _check_effect(opt, given_places, saved or {})
         if command in LEARN:
-            models.check_arguments(opt.model, opt.model_arguments)
+            _check_arguments(opt, given_places)
     if command in LEARN and opt.dataset is None:
         opt.dataset = models.constants(opt.model).get("dataset", "DogCat")
     return opt
@@ -110,7 +110,7 @@ def _check_task(opt: Config, places: Mapping[str, str]) -> None:
     for name, place in places.items():
         flag = place.startswith("--")  # a run's config.yaml holds every option: there the defaults of others may stand
         if Config.group_of(name) in others and (flag or getattr(opt, name) != Config.default_of(name)):
-            what = place if flag else f"{place}: {name}"
+            what = _where(name, places)
             group = Config.group_of(name)
             ours = foreign.answer("learning_rate", "", allowed("train", opt.model)) if name.startswith("lr") else ""
             raise UsageError(
@@ -118,6 +118,22 @@ def _check_task(opt: Config, places: Mapping[str, str]) -> None:
                 f"reads {', '.join(task.constants.get('option_groups', ())) or 'none of these groups'}"
                 + (f"; {ours}" if ours else "")
             )
+
+
+def _check_arguments(opt: Config, places: Mapping[str, str]) -> None:
+    """Refuses arguments that the model's class does not take."""
+    taken = models.parameters(opt.model)
+    for name in places:
+        if Config.extra(name)["model_argument"] and taken is not None and name not in taken:
+            own = [n for n in Config.fields() if Config.extra(n)["model_argument"] and n in taken]
+            also = f", which takes {', '.join(own)}" if own else ""
+            raise UsageError(f"{_where(name, places)} has no effect on {opt.model}{also}")
+    models.check_arguments(opt.model, opt.model_args)
+
+
+def _where(name: str, places: Mapping[str, str]) -> str:
+    """How an error names an option: as the flag, or as the option in a file."""
+    return places[name] if places[name].startswith("--") else f"{places[name]}: {name}"
 
 
 def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, Any]) -> None:
@@ -139,5 +155,4 @@ def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, An
         # what repeats the default or the saved run, as a run's config.yaml does, asks for nothing
         idle = name in places and getattr(opt, name) in (Config.default_of(name), saved.get(name))
         if place and (place.startswith("--") or not idle):
-            where = place if place.startswith("--") else f"{place}: {name}"
-            raise UsageError(f"{where} has no effect: {reason}")
+            raise UsageError(f"{_where(name, places)} has no effect: {reason}")

@@ -132,7 +132,7 @@ def resumes_bit_for_bit(task: type, at: int, train: Callable, flags: tuple[str, 
     with monkeypatch.context() as patch:
         patch.setattr(task, "train_step", step)
         run = train(*flags)[1]
-    assert run != whole and checkpoints.read(run / "last.pth")["step"] == at
+    assert run != whole and checkpoints.read(run / "last.pth")["trainer"]["step"] == at
     train(f"--resume={run}")
     assert record(run) == record(whole)
     for name in ("last.pth", "best.pth"):

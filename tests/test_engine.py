@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn, optim
 from config import Config
 from data.loaders import Batch
 from engine import device, metrics
+from engine.messages.classify import ClassifyMessages
 from engine.schedules import Schedule
 from runs import results
 from utils.errors import UsageError
@@ -60,7 +62,7 @@ def test_onecycle_is_that_of_torch():
         theirs.step()
     assert ours == pytest.approx(expected)
     s = schedule("onecycle")
-    assert [s.rises(done) for done in (0, 0.29, 0.31, 0.9)] == [True, True, False, False]
+    assert [s.warming_up(done) for done in (0, 0.29, 0.31, 0.9)] == [True, True, False, False]
 
 
 def test_a_saved_schedule_goes_on():
@@ -76,7 +78,7 @@ def test_a_saved_schedule_goes_on():
 def test_metrics_by_hand():
     probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.6, 0.4]])
     labels = torch.tensor([0, 0, 0, 1, 1])
-    got = metrics.classification(probs.log(), labels)
+    got = metrics.compute(probs.log(), labels)
     assert got["accuracy"] == pytest.approx(3 / 5)
     assert got["loss"] == pytest.approx(-sum(map(math.log, (0.9, 0.8, 0.4, 0.7, 0.4))) / 5, rel=1e-5)
     assert got["confusion"] == [[2, 1], [1, 1]]
@@ -88,10 +90,11 @@ def test_metrics_by_hand():
 
 def test_metrics_of_three_classes():
     logits = torch.eye(3)[[0, 1, 2, 1]] * 5
-    got = metrics.classification(logits, torch.tensor([0, 1, 2, 2]))
+    got = metrics.compute(logits, torch.tensor([0, 1, 2, 2]))
     assert got["accuracy"] == 0.75 and got["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert 0 <= got["calibration_error"] <= 1 and 0.5 < got["roc_auc"] < 1
-    text = metrics.table(got, ["a", "bb", "ccc"])
+    task = SimpleNamespace(opt=None, metrics=metrics.METRICS, classes=["a", "bb", "ccc"])
+    text = ClassifyMessages(task).table(got)
     assert "75.0000%" in text and text.count("\n") == 9
 
 

@@ -109,7 +109,7 @@ def test_a_signal_stops_saves_and_leaves_no_process(number, code, workers, train
     assert got == code and "Traceback" not in err
     assert "step_" in out and ". To go on: python main.py train --resume=" in out
     assert gone(children) and len(children) >= workers
-    step = checkpoints.read(process.run / "last.pth")["step"]
+    step = checkpoints.read(process.run / "last.pth")["trainer"]["step"]
     assert step == events(process.run, "step")[-1]["step"] == process.steps()
 
 
@@ -162,7 +162,7 @@ def test_the_files_stop_and_save(training):
     code, out, err = process.end()
     assert code == 0 and "stopped by" in out and "STOP" in out and err == ""
     assert not (process.run / "STOP").exists()
-    assert checkpoints.read(process.run / "last.pth")["step"] == process.steps()
+    assert checkpoints.read(process.run / "last.pth")["trainer"]["step"] == process.steps()
 
 
 def test_files_of_another_user_do_not_count(training):
@@ -233,7 +233,7 @@ def test_a_worker_that_dies_or_hangs(fault, training):
     assert code == 1 and err.count("\n") == 1
     assert ("a worker process that reads images is lost" if fault == "killed" else "no batch came for 2 s") in err
     assert "--num-workers=1" in err or "--data-timeout=4" in err
-    assert "saved as" in out and checkpoints.read(process.run / "last.pth")["step"] == process.steps()
+    assert "saved as" in out and checkpoints.read(process.run / "last.pth")["trainer"]["step"] == process.steps()
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_no_shared_memory_left(error, cause, train, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     code, out, err, run = train("--num-workers=1")
     assert code == 1 and cause in err and "--num-workers=0" in err and err.count("\n") == 1
-    assert checkpoints.read(run / "last.pth")["step"] == 0
+    assert checkpoints.read(run / "last.pth")["trainer"]["step"] == 0
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ def test_a_full_disk(train, monkeypatch, command):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         return original(path, mode)
 
-    monkeypatch.setattr(files, "whole", limited)
+    monkeypatch.setattr(files, "atomic_write", limited)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         code, out, err, run = train("--save-every=1")
@@ -412,7 +412,7 @@ def test_a_full_disk(train, monkeypatch, command):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1 and err.count("\n") == 1 and "step_00000002.pth cannot be written: File too large" in err
     assert not list(run.glob("*.part")) and not list(run.glob(".*"))
-    monkeypatch.setattr(files, "whole", original)
+    monkeypatch.setattr(files, "atomic_write", original)
     code, _, err = command("train", f"--resume={run}")
     assert code == 0, err
     assert [event["step"] for event in events(run, "step")] == [1, 2]
@@ -421,21 +421,21 @@ def test_a_full_disk(train, monkeypatch, command):
 def test_a_full_disk_while_logging_leaves_no_torn_line(tmp_path):
     import resource
 
-    from runs.sinks import Jsonl
+    from runs.record import Record
     from utils.errors import RunError
 
-    sink = Jsonl(tmp_path / "metrics.jsonl")
-    sink.record({"kind": "step", "step": 1})
+    sink = Record(tmp_path / "metrics.jsonl")
+    sink.log_event({"kind": "step", "step": 1})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / "metrics.jsonl").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
     try:
         for _ in range(2):
             with pytest.raises(RunError, match="metrics.jsonl cannot be written: File too large"):
-                sink.record({"kind": "step", "step": 2})
+                sink.log_event({"kind": "step", "step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    sink.record({"kind": "step", "step": 2})
+    sink.log_event({"kind": "step", "step": 2})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
@@ -449,18 +449,18 @@ def test_a_bug_keeps_its_traceback_and_the_training_is_saved(train, monkeypatch)
     def broken(self):
         raise ZeroDivisionError("a bug in a picture")
 
-    monkeypatch.setattr(Classify, "pictures", broken)
+    monkeypatch.setattr(Classify, "samples", broken)
     with pytest.raises(ZeroDivisionError):
         train()
 
 
 def test_a_saved_state_after_a_bug_goes_on(train, monkeypatch, command, tmp_path):
     with monkeypatch.context() as m:
-        m.setattr(Classify, "pictures", lambda self: 1 / 0)
+        m.setattr(Classify, "samples", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train("--max-epoch=2")
     (run,) = (tmp_path / "runs").glob("*")
-    assert checkpoints.read(run / "best.pth")["epoch"] == 1
+    assert checkpoints.read(run / "best.pth")["trainer"]["epoch"] == 1
     assert command("train", f"--resume={run}")[0] == 0
     assert [event["epoch"] for event in events(run, "epoch")] == [1, 2]
 
@@ -473,7 +473,7 @@ def test_stops_off_the_main_thread_change_no_handlers(tmp_path):
 
     def work():
         with stop_control.StopControl(tmp_path, print, lambda: None) as s:
-            seen.extend(s.waiting([1, 2]))
+            seen.extend(s.interruptible([1, 2]))
 
     thread = threading.Thread(target=work)
     thread.start()

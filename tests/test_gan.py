@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from data.transforms import Preprocess
 from engine import bench
 from engine.device import Device
 from engine.gan_evaluator import GanEvaluator, difference, frechet
+from engine.messages.gan import GanMessages
 from engine.tasks.base import NonFiniteError
-from engine.tasks.gan import AT_ONCE, Gan, bce, moved
+from engine.tasks.gan import AT_ONCE, Gan, bce, random_translate
 from utils import checkpoints
 
 FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--use-gpu=false"]
@@ -37,7 +39,14 @@ GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
 
 def gan(**options) -> Gan:
     torch.manual_seed(0)
-    return Gan(models.build("MNISTGAN", 1, 28, channels=1, nz=8), ["image"], GREY, CPU, Config(**options), items=[])
+    return Gan(
+        models.build("MNISTGAN", 1, 28, channels=1, arguments={"nz": 8}),
+        ["image"],
+        GREY,
+        CPU,
+        Config(**options),
+        items=[],
+    )
 
 
 def batch(count=6) -> Batch:
@@ -51,7 +60,7 @@ def batch(count=6) -> Batch:
 @pytest.mark.parametrize("name, side, channels", [("AnimeGAN", 96, 3), ("MNISTGAN", 28, 1)])
 def test_shapes(name, side, channels):
     sizes = {"ngf": 4, "ndf": 4} if name == "AnimeGAN" else {}
-    net = models.build(name, 1, side, channels=channels, nz=10, **sizes)
+    net = models.build(name, 1, side, channels=channels, arguments={"nz": 10} | sizes)
     images = net.generator(torch.randn(2, 10, 1, 1))
     assert images.shape == (2, channels, side, side) and images.abs().max() <= 1
     assert net(images).shape == (2,)
@@ -117,7 +126,7 @@ def test_what_the_discriminator_sees_is_moved_and_gradients_pass():
     images[:, :, 8, 8] = 1
     images.requires_grad_()
     torch.manual_seed(0)
-    seen = moved(images, 2)
+    seen = random_translate(images, 2)
     places = {tuple(divmod(int(image[0].argmax()), 16)) for image in seen}
     assert {y for y, _ in places} == {x for _, x in places} == {6, 7, 8, 9, 10}
     assert torch.equal(seen.sum((1, 2, 3)), torch.full((64,), 3.0))
@@ -207,9 +216,9 @@ def test_generate(train, command, tmp_path):
 def test_the_best_of_many_are_kept_and_few_are_in_memory():
     one, seen = gan(gen_num=3, gen_search_num=200), []
     made = torch.cat(list(one.images(200, 0)))
-    liked = torch.cat([one.liked(one.make(noise)) for noise in one.noises(200, 0)])
+    liked = torch.cat([one.discriminator_scores(one.sample(z)) for z in one.latents(200, 0)])
     one.net.generator.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    best = one.best(3, 200)
+    best = one.top_k(3, 200)
     assert np.array_equal(best, made[liked.argsort(descending=True, stable=True)[:3]].numpy())
     assert sum(seen) == 200 and max(seen) == AT_ONCE
 
@@ -229,15 +238,15 @@ def test_every_preset_of_a_gan_runs(name, dogcat, mnist, tmp_path, command):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model=MNISTGAN", "--lr=0.1"], "--lr has no effect on MNISTGAN: it is an option of classifiers"),
-        (["--model=MNISTGAN", "--lr=1e-3"], "--lr has no effect on MNISTGAN: it is an option of classifiers"),
-        (["--model=LeNet", "--lr1=0.1"], "--lr1 has no effect on LeNet: it is an option of GANs"),
-        (["--model=MNISTGAN", "--ngf=8"], "--ngf has no effect on MNISTGAN: leave it out"),
-        (["--model=resnet18", "--nz=8"], "--nz has no effect on resnet18: it is an option of GANs"),
+        (["--model=MNISTGAN", "--lr=0.1"], "--lr has no effect on MNISTGAN: it is an option of optimization"),
+        (["--model=MNISTGAN", "--lr=1e-3"], "--lr has no effect on MNISTGAN: it is an option of optimization"),
+        (["--model=LeNet", "--lr1=0.1"], "--lr1 has no effect on LeNet: it is an option of gan"),
+        (["--model=MNISTGAN", "--ngf=8"], "--ngf has no effect on MNISTGAN, which takes nz"),
+        (["--model=resnet18", "--nz=8"], "--nz has no effect on resnet18: it is an option of gan"),
         (["--model=AnimeGAN"], "AnimeGAN makes images of 96 pixels a side, not 28"),
         (["--model=AnimeGAN", "--image-size=96"], "AnimeGAN makes images of 3 channels, not 1"),
         (["--model=MNISTGAN", "--image-size=32"], "MNISTGAN cannot take images of 32x32 pixels"),
-        (["--model=MNISTGAN", "--judge={weights}"], "--judge={weights} holds no classifier's run"),
+        (["--model=MNISTGAN", "--judge={weights}"], "--judge={weights} is not the run of a classifier"),
         (["--model=MNISTGAN", "--judge={weights}/none"], "no checkpoint {weights}/none"),
     ],
 )
@@ -278,15 +287,16 @@ def digits(count, generator):
 
 def test_the_judge_tells_real_noise_and_a_collapsed_generator_apart():
     judge, rng = GanEvaluator(None, GREY, CPU), torch.Generator().manual_seed(0)
-    real, others = (judge.look(digits(300, rng).split(64)) for _ in range(2))
-    noise = judge.look([torch.randint(0, 256, (300, 28, 28, 1), dtype=torch.uint8, generator=rng)])
+    real, others = (judge.extract_features(digits(300, rng).split(64)) for _ in range(2))
+    noise = judge.extract_features([torch.randint(0, 256, (300, 28, 28, 1), dtype=torch.uint8, generator=rng)])
     one = digits(1, rng).repeat(300, 1, 1, 1)
-    collapsed = judge.look([one + torch.randint(0, 3, one.shape, dtype=torch.uint8, generator=rng)])
+    collapsed = judge.extract_features([one + torch.randint(0, 3, one.shape, dtype=torch.uint8, generator=rng)])
     good, bad, flat = (judge.compare(real, seen) for seen in (others, noise, collapsed))
     assert good["distance"] * 5 < min(bad["distance"], flat["distance"])
     assert good["variety"] == pytest.approx(1, abs=0.1) and flat["variety"] < 0.1
-    assert judge.doubt(good) is None and "differ 0.0" in judge.doubt(flat)
-    assert "makes few: spread 0.30" in judge.doubt(good | {"spread": 0.3, "real_spread": 0.99})
+    diagnose = lambda metrics: GanMessages(SimpleNamespace(opt=None)).diagnose({}, metrics, 1)  # noqa: E731
+    assert diagnose(good) is None and "differ 0.0" in diagnose(flat)
+    assert "few of the classifier's classes: spread 0.30" in diagnose(good | {"spread": 0.3, "real_spread": 0.99})
 
 
 def test_the_distance_of_two_normal_clouds_is_known():

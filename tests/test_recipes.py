@@ -13,7 +13,8 @@ from data.loaders import Batch, EpochBatchSampler
 from data.transforms import Preprocess
 from engine.device import Device
 from engine.muon import Muon
-from engine.recipe import class_weights, moving_average
+from engine.optimizers import make_optimizer
+from engine.recipe import class_weights, ema_update
 from engine.schedules import Schedule
 from engine.tasks.classify import Classify
 from models.basic_module import BasicModule
@@ -60,7 +61,7 @@ def test_images_are_smaller_in_the_first_part_of_the_training():
     net.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
     one = task(net, progressive_resizing=0.5)
     for done in (0, 0.49, 0.5, 0.9):
-        one.schedule(done)
+        one.set_progress(done)
         one.train_step(batch(6))
     one.evaluate([batch(6)])
     assert seen == [(6, 3, 12, 12)] * 2 + [(6, 3, 16, 16)] * 3
@@ -91,7 +92,7 @@ def test_the_average_of_the_weights_is_what_is_judged_and_saved():
 
 
 def test_the_average_forgets_its_first_values_faster():
-    update, one = moving_average(0.99), torch.ones(3)
+    update, one = ema_update(0.99), torch.ones(3)
     assert update(one * 0, one, torch.tensor(1.0))[0] > 0.8 > 0.02 > update(one * 0, one, torch.tensor(1e6))[0]
 
 
@@ -143,7 +144,7 @@ def test_the_learning_rate_rises_first(name):
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.08) and rates[0] < rates[1] < rates[2] == 2
     assert rates[4] == pytest.approx(0 if name in ("cosine", "linear") else 2)
-    assert schedule.rises(0.2) and not schedule.rises(0.3)
+    assert schedule.warming_up(0.2) and not schedule.warming_up(0.3)
 
 
 class Small(BasicModule):
@@ -162,8 +163,8 @@ def test_muon_steps_filters_as_matrices_and_the_rest_with_adamw(memory_format):
     torch.manual_seed(0)
     net = Small().to(memory_format=memory_format)
     before = copy.deepcopy(net)
-    optimizer = net.get_optimizer(0.01, 0.1, "Muon", momentum=0.6)
-    assert isinstance(optimizer, Muon) and len(optimizer.weights) == 2
+    optimizer = make_optimizer(net, Config(optimizer="Muon", lr=0.01, weight_decay=0.1, momentum=0.6), CPU)
+    assert isinstance(optimizer, Muon) and len(optimizer.param_groups[0]["params"]) == 2
     net(torch.randn(4, 3, 9, 9)).logsumexp(1).sum().backward()
     optimizer.step()
     matrices = nn.ParameterList([before.conv.weight.detach().flatten(1).clone(), before.hidden.weight.detach().clone()])

@@ -99,7 +99,7 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, 
     assert code == 143 and f"--resume={run}" in out
     code, out, err, _ = train(f"--resume={run}")
     assert code == 0, err
-    assert "what differs" not in out and "going on with" in out
+    assert "what differs" not in out and "resuming from" in out
     assert_same_end(run, whole)
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, train,
     newest.write_bytes(DAMAGES[damage](newest.read_bytes()))  # and so last.pth, which is the same file
     code, out, err, _ = train(f"--resume={run}", "--save-every=1000")
     assert code == 0, err
-    assert f"warning: {newest} is " in out and f"going on with {run / 'step_00000004.pth'}" in out
+    assert f"warning: {newest} is " in out and f"resuming from {run / 'step_00000004.pth'}" in out
     assert_same_end(run, whole)
 
 

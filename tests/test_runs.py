@@ -62,19 +62,13 @@ def test_a_run_folder_says_everything(tiny_run, dogcat):
 
 def test_a_checkpoint_is_complete_and_plain(tiny_run):
     content = torch.load(tiny_run / "last.pth", weights_only=True)
-    assert {
-        "format",
-        "net",
-        "optimizer",
-        "scheduler",
-        "machine",
-        "epoch",
-        "step",
-        "best_score",
-        "config",
-    } <= content.keys()
-    assert (content["epoch"], content["step"], content["model"], content["num_classes"]) == (1, 2, "resnet18", 2)
-    assert content["classes"] == ["cat", "dog"] and content["preprocess"]["image_size"] == 32
+    assert content.keys() == {"format", "metadata", "net", "task", "trainer"}
+    trainer, metadata = content["trainer"], content["metadata"]
+    assert (trainer["epoch"], trainer["step"], trainer["monitor"]) == (1, 2, "accuracy")
+    assert content["task"].keys() == {"optimizer", "scheduler"} and trainer["best_value"] >= 0
+    assert {"machine", "config", "images", "preprocess"} <= metadata.keys()
+    assert (metadata["model"], metadata["num_classes"], metadata["task"]) == ("resnet18", 2, "Classify")
+    assert metadata["classes"] == ["cat", "dog"] and metadata["preprocess"]["image_size"] == 32
     net = models.build("resnet18", 2, 32).load(tiny_run)
     assert same(net.state_dict(), content["net"])
 

@@ -218,7 +218,7 @@ def run_in(runs: Path) -> Path | None:
 def saved_step(run: Path | None) -> int:
     """The step of the newest checkpoint."""
     paths = checkpoints.saved_in(run) if run else []
-    return checkpoints.read(paths[0])["step"] if paths else 0
+    return checkpoints.read(paths[0])["trainer"]["step"] if paths else 0
 
 
 def last_recorded(run: Path | None) -> int:

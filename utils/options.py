@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from utils import registry
 from utils.errors import UsageError, nearest
@@ -40,7 +41,16 @@ def dashed(name: str) -> str:
 
 def by_name(find: Callable[[str], str]) -> BeforeValidator:
     """For an option that takes a name, or in Python a class, function or instance; `find` gives the canonical name."""
-    return BeforeValidator(lambda v: find(v) if isinstance(v, str) else v if v is None else registry.register(v))
+
+    def name_of(value: Any) -> Any:
+        if value is None or not isinstance(value, str):
+            return value if value is None else registry.register(value)
+        try:
+            return find(value)
+        except UsageError as e:
+            raise PydanticCustomError("name", "{message}", {"message": str(e)}) from e
+
+    return BeforeValidator(name_of)
 
 
 def arguments(value: Any) -> Any:
@@ -190,6 +200,8 @@ class Options(BaseModel):
         name, value = str(error["loc"][0]), error["input"]
         place = places.get(name, name)
         where = place if place.startswith("--") or place == name else f"{place}: {name}"
+        if error["type"] == "name":
+            return UsageError(error["msg"] if where in (place, name) else f"{place}: {error['msg']}")
         annotation = cls.model_fields[name].annotation
         choices = get_args(annotation) if get_origin(annotation) is Literal else ()
         reason = f" ({error['ctx']['error']})" if error["type"] == "value_error" else ""
