@@ -16,7 +16,8 @@ SAMPLED = 20  # images whose size is read
 class Folder(ImageData):
     """Images sorted into one folder for each class: `ROOT/<class>/*.jpg`; classes in alphabetical order.
 
-    The layout of torchvision's ImageFolder. Sub-folders of a class are read too, files beside the class folders are not.
+    The layout of torchvision's ImageFolder. Sub-folders of a class are read too; files beside the class folders are
+    not.
     If ROOT holds `train` and `val` (or `valid`, `validation`, `test`), the second is used for validation.
     Small squares of one size, such as CIFAR-10's, are not cropped: `image_size` is their side, `min_crop` 1.
     """

@@ -25,7 +25,15 @@ from data.sampler import EpochBatchSampler
 from data.transforms import Preprocess
 from utils.files import printable
 
-__all__ = ["Batch", "EpochBatchSampler", "EpochLoader", "ImageDataset", "Loader", "collect_bad_images", "cores"]
+__all__ = [
+    "Batch",
+    "EpochBatchSampler",
+    "EpochLoader",
+    "ImageDataset",
+    "Loader",
+    "collect_bad_images",
+    "cores",
+]
 
 
 class EpochLoader:
@@ -76,7 +84,9 @@ class Loader(EpochLoader, DataLoader):
         self.processes: set[multiprocessing.process.BaseProcess] = set()
         weakref.finalize(self, _kill, self.processes)
         super().__init__(
-            ImageDataset(items, preprocess, batch_sampler.seed or 0, augment is not None, replace_bad, dataset),
+            ImageDataset(
+                items, preprocess, batch_sampler.seed or 0, augment is not None, replace_bad, dataset
+            ),
             batch_sampler=batch_sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

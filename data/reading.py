@@ -70,7 +70,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with image_errors_as_usage(path):
         image = Image.open(path)
     with image:
-        if image.format not in ("JPEG", "MPO"):  # a PNG's EXIF data follow its pixels, a TIFF is turned as it loads
+        if image.format not in (
+            "JPEG",
+            "MPO",
+        ):  # a PNG's EXIF data follow its pixels, a TIFF is turned as it loads
             with image_errors_as_usage(path):
                 image.load()
         yield image

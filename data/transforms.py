@@ -16,7 +16,11 @@ from data.image_data import IMAGENET_MEAN, IMAGENET_STD
 from data.reading import Box, read
 from utils.errors import UsageError, nearest
 
-INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}  # timm's name: torch's
+INTERPOLATIONS = {
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "nearest": "nearest-exact",
+}  # timm's name: torch's
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             hint = nearest(self.interpolation, INTERPOLATIONS)
-            raise UsageError(f"interpolation={self.interpolation!r}: expected {', '.join(INTERPOLATIONS)}.{hint}")
+            raise UsageError(
+                f"interpolation={self.interpolation!r}: expected {', '.join(INTERPOLATIONS)}.{hint}"
+            )
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"crop_pct={self.crop_pct}: expected a number above 0, up to 1")
 
