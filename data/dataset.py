@@ -1,15 +1,15 @@
-"""Kaggle's Dogs vs. Cats."""
+"""Kaggle's Dogs vs. Cats, the data set of the book's chapter 6."""
 
 import re
 from pathlib import Path
 
-from data.image_data import ImageData, Items, first_files, is_image
+from data.image_data import ImageData, Items, first_files, image_files, is_image
 
 
 class DogCat(ImageData):
     """Dogs vs. Cats: one folder of `cat.<num>.jpg` and `dog.<num>.jpg` (kaggle.com/c/dogs-vs-cats).
 
-    Files of any other name are left out. Labels: cat 0, dog 1.
+    Files with any other name are ignored. Labels: cat 0, dog 1.
     """
 
     layout = "cat.<num>.jpg and dog.<num>.jpg, two of each or more"
@@ -21,5 +21,5 @@ class DogCat(ImageData):
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
         classes = ["cat", "dog"]
-        matches = [(path, self.name_rule.match(path.name)) for path in sorted(root.iterdir()) if is_image(path)]
-        return classes, [(path, classes.index(match[1])) for path, match in matches if match and path.is_file()]
+        found = [(path, self.name_rule.match(path.name)) for path in image_files(root, recursive=False)]
+        return classes, [(path, classes.index(match[1])) for path, match in found if match]

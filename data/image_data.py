@@ -1,46 +1,74 @@
-"""What a labelled data set is, and how it is split."""
+"""The base class of all data sets, and how they are split."""
 
 import hashlib
-import itertools
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from data.listing import files_below, find_unlabelled, first_files, image_files, is_image
 from utils.errors import UsageError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ImageData", "Items", "first_files", "image_files", "is_image"]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Items = list[tuple[Path, int]]
 
 
 class ImageData:
-    """Labelled images on disk. A data set derives from this class and says how a folder is read.
+    """Labelled images. A data set derives from this class and implements `scan`.
+
+    Every data set is also a map-style data set for torch's DataLoader: see `__getitem__`.
 
     Attributes:
-        classes: class names; a label is a position in this list.
+        classes: class names; a label is an index into this list.
         items: (path, label) of every image, sorted by path.
-        val_items: those of a part that the set itself keeps for validation; no part of `items`.
-        home: where the images are expected when no folder is given.
+        val_items: the validation part that the set itself defines, not part of `items`; [] if it has none.
+        notes: lines about what was read, which training prints first.
+        home: the folder that is read if none is given.
         layout: what the folder should hold, in words.
-        channels, mean, std: of a pixel; mean and deviation of each channel, in [0, 1].
-        image_size, min_crop, flip: what these options are where nobody sets them; val_part: what val_fraction is.
+        deterministic: whether reading an item always gives the same image, so that it can be kept in memory.
+        channels: 3 (RGB) or 1 (grey).
+        mean, std: of each channel over the set, for pixels in [0, 1].
+        image_size, min_crop, flip, val_part: defaults of the options image_size, min_crop, flip and val_fraction.
     """
 
     classes: list[str]
     items: Items
     val_items: Items = []
-    home = "data/train"
-    layout = ""
-    channels, mean, std = 3, IMAGENET_MEAN, IMAGENET_STD
-    image_size, min_crop, flip = 224, 0.25, True
-    val_part = 0.3
+    notes: list[str] = []
+    home: str = "data/train"
+    layout: str = ""
+    deterministic: bool = True
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    image_size: int = 224
+    min_crop: float = 0.25
+    flip: bool = True
+    val_part: float = 0.3
+    transforms: Callable[..., Any] | None = None
+    _augmented: bool = False  # whether __getitem__ crops and flips at random
+    _ids: list[int] | list[str] | None = None  # of unlabelled images
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        transforms: Callable[..., Any] | None = None,
+        train: bool | None = None,
+        test: bool = False,
+    ) -> None:
         """Lists the images under `root`.
+
+        Args:
+            root: the folder; None: `home`.
+            transforms: what `__getitem__` applies to an RGB PIL image; None: see `__getitem__`.
+            train: True: only the training part, False: only the validation part, None: all images.
+            test: `root` holds images without labels; `__getitem__` gives their ids instead of labels.
 
         Raises:
             UsageError: the folder is missing, or has fewer than two classes of two images each.
@@ -51,36 +79,75 @@ class ImageData:
             raise UsageError(
                 f"{what}: give the images as --train-data-root=DIR, or train on the built-in images with --config=demo"
             )
+        if test:
+            self.classes, self.transforms = [], transforms
+            found = find_unlabelled(self.root)
+            self.items = [(path, -1) for _, path in found]
+            names = [name for name, _ in found]
+            self._ids = [int(name) for name in names] if all(map(str.isdecimal, names)) else names
+            return
         try:
             self.classes, self.items = self.scan(self.root)
         except OSError as e:
             raise UsageError(f"{e.filename} cannot be read: {e.strerror}") from e
         if not self._usable(self.classes, self.items):
-            raise UsageError(f"{self.root} is no {type(self).__name__} data set: {self._lacks()}.{self._nearby()}")
+            raise UsageError(f"{self.root} is no {self.name} data set: {self._lacks()}.{self._nearby()}")
+        self._select(transforms, train)
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
-        """Returns (classes, items) of the folder `root`; files that are no part of the set are left out."""
+        """Returns (classes, items) of the folder `root`; ignores files that do not belong to the set."""
         raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What messages call the set."""
+        return type(self).__name__
 
     @classmethod
     def matches(cls, root: Path) -> bool:
-        """A quick look, for hints: whether the first files of `root` are such images."""
-        raise NotImplementedError
+        """Whether the first files of `root` look like this data set; for hints in error messages."""
+        return False
 
-    def pixels(self, items: Items) -> np.ndarray | None:
-        """(N, H, W, C) uint8, the images of `items`, of a set that comes as arrays; None where they are files."""
+    def load(self, path: Path) -> "Path | Image.Image":
+        """Where the pixels of an item come from: an image file, or an image in memory."""
+        return path
+
+    def pixels(self, items: Items) -> "np.ndarray | None":
+        """(N, H, W, C) uint8 of a set that is held in memory as arrays; None for all others."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Any, int | str]:
+        """Returns (image, label), or (image, id) of an unlabelled image.
+
+        The image is what `transforms` returns; by default float32 (C, S, S), normalized by `mean` and `std`,
+        S = `image_size`: a random crop, flipped half of the time if `flip`, for train=True; else the middle square.
+
+        Raises:
+            UsageError: the image cannot be read.
+        """
+        from data.getitem import load_transformed  # imports torch, which listing files does not need
+
+        path, label = self.items[index]
+        image = load_transformed(self, path, self.transforms, self._augmented)
+        return image, self._ids[index] if self._ids is not None else label
 
     def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
-        """Returns (training items, validation items); `val_fraction` of each class is for validation.
+        """Returns (training items, validation items).
 
-        None: the part that the set itself holds out, else `val_part`. The book (chapter 6) shuffles the
-        files and cuts at 70%. Here the order comes from a hash of (seed, file name): where the folder lies and how
-        its files are listed change nothing. Each part has every class.
+        The book (chapter 6) shuffles the files and cuts at 70%. Here the order comes from a hash of (seed, file name),
+        so it depends neither on the folder's place nor on the order of listing. Each part has every class.
+
+        Args:
+            val_fraction: the fraction of each class for validation, in (0, 1); None: the validation part that the set
+                itself defines, else `val_part` of each class.
         """
         if val_fraction is None and self.val_items:
             return self.items, self.val_items
         val_fraction = val_fraction or self.val_part
-        by_class = [[] for _ in self.classes]
+        by_class: list[Items] = [[] for _ in self.classes]
         for item in self.items:
             by_class[item[1]].append(item)
         train, val = [], []
@@ -92,14 +159,19 @@ class ImageData:
         return sorted(train), sorted(val)
 
     def left_out(self) -> list[Path]:
-        """The files under the root, sorted, that no rule of the data set takes in; not those in hidden folders."""
+        """The files under the root that do not belong to the set, sorted; without those in hidden folders."""
         taken = {path for path, _ in self.items + self.val_items}
         return sorted(path for path in files_below(self.root) if path not in taken)
 
     def fingerprint(self, items: Items) -> str:
-        """A hash of the files' names below the root and sizes: the same images give the same one, wherever they lie."""
+        """A SHA-256 of the files' names below the root and their sizes: the same images give the same one."""
         lines = (f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path, _ in items)
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+    def _select(self, transforms: Callable[..., Any] | None, train: bool | None) -> None:
+        self.transforms, self._augmented = transforms, bool(train)
+        if train is not None:
+            self.items, self.val_items = self.split(None, seed=0)[0 if train else 1], []
 
     def _rank(self, path: Path, seed: int) -> bytes:
         name = f"{seed}/{path.relative_to(self.root).as_posix()}"
@@ -117,24 +189,5 @@ class ImageData:
 
     def _nearby(self) -> str:
         """A hint at the sub-folder that the user may have meant."""
-        folders = sorted(p for p in self.root.iterdir() if p.is_dir())
+        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
         return next((f" Did you mean {folder}?" for folder in folders if self.matches(folder)), "")
-
-
-def first_files(folder: Path, count: int = 100) -> list[Path]:
-    """Some files of a folder, however large it is; none where it may not be read."""
-    with suppress(OSError):
-        return list(itertools.islice(folder.iterdir(), count))
-    return []
-
-
-def files_below(root: Path) -> Iterator[Path]:
-    """Every file below `root`; folders that are hidden, or may not be read, are left out."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is an image; hidden files never are."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -1,4 +1,4 @@
-"""A look at every image of a data set: what it is, and whether training could read it."""
+"""Inspects every image of a data set: what it is, and whether training can read it."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from pathlib import Path
 from PIL import Image
 
 from data.image_data import ImageData, Items
-from data.reading import ORIENTATION, told
+from data.reading import image_errors_as_usage, orientation
 from data.transforms import Preprocess
 from utils.errors import UsageError
 from utils.files import printable
 from utils.progress import in_threads
 
-HUGE = 20_000_000  # pixels, above which reading takes seconds
+HUGE = 20_000_000  # pixels; larger images take seconds to read
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Inspection:
     """What one image is.
 
     Attributes:
-        digest: BLAKE2 of the file's bytes; "" where they cannot be had.
-        size: (width, height) in pixels as stored; None where the image cannot be read.
-        kinds: what is odd about it, of KINDS.
-        problem: why training cannot read it.
+        digest: BLAKE2 of the file's bytes, or of the pixels of an image in memory; "" if it cannot be read.
+        size: (width, height) in pixels as stored; None if the image cannot be read.
+        kinds: which of KINDS it is.
+        problem: why training cannot read it; None if it can.
     """
 
     path: Path
@@ -45,39 +45,61 @@ KINDS: dict[str, Callable[[Image.Image], bool]] = {
     "grey": lambda image: image.mode in ("1", "L", "LA"),
     "transparent": lambda image: image.has_transparency_data,
     "animated": lambda image: image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
-    "rotated by EXIF": lambda image: image.getexif().get(ORIENTATION, 1) != 1,
+    "rotated by EXIF": lambda image: orientation(image) != 1,
     "huge": lambda image: image.width * image.height > HUGE,
 }
 
 
-def look(path: Path, label: int, preprocess: Preprocess) -> Inspection:
-    """Reads one image as training does, all of it."""
+def inspect_image(
+    path: Path, label: int, preprocess: Preprocess, dataset: ImageData | None = None
+) -> Inspection:
+    """Reads one image completely, as training does.
+
+    Args:
+        dataset: where the image comes from; None: `path` is an image file.
+    """
     digest = ""
     try:
-        with told(path):
-            digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        preprocess.eval(path)
-        with told(path), Image.open(path) as image:
-            return Inspection(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
+        source = dataset.load(path) if dataset else path
+        if isinstance(source, Image.Image):
+            digest = _digest(source.tobytes())
+            preprocess.eval(source)
+            return Inspection(
+                path, label, digest, source.size, tuple(kind for kind in KINDS if is_a(kind, source))
+            )
+        with image_errors_as_usage(source):
+            digest = _digest(source.read_bytes())
+        preprocess.eval(source)
+        with image_errors_as_usage(source), Image.open(source) as image:
+            return Inspection(
+                path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image))
+            )
     except UsageError as e:
-        return Inspection(path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: "))
+        return Inspection(
+            path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: ")
+        )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def is_a(kind: str, image: Image.Image) -> bool:
     """Whether an open image is of a kind of KINDS."""
-    with suppress(Exception):  # damage that training does not meet: in a later frame, in the EXIF data
+    with suppress(Exception):  # damage that does not matter for training: in a later frame, in the EXIF data
         return KINDS[kind](image)
     return False
 
 
-def inspect_images(dataset: ImageData, items: Items, preprocess: Preprocess, threads: int) -> list[Inspection]:
-    """Looks at all `items`, in order, with a progress bar. Threads do: Pillow decodes outside of Python's lock."""
-    if (pixels := dataset.pixels(items)) is not None:  # nothing odd can be in an array, but doubles can
-        height, width = pixels.shape[1:3]
-        digests = (hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in pixels)
-        return [
-            Inspection(path, label, digest, (width, height))
-            for (path, label), digest in zip(items, digests, strict=True)
-        ]
-    inspections = in_threads(lambda item: look(*item, preprocess), items, "checking", threads)
+def inspect_images(
+    dataset: ImageData, items: Items, preprocess: Preprocess, threads: int
+) -> list[Inspection]:
+    """Inspects all `items`, in order, with a progress bar. Uses threads: Pillow decodes without Python's lock."""
+    if (pixels := dataset.pixels(items)) is not None:  # arrays are never odd, but may hold duplicates
+        size = pixels.shape[2], pixels.shape[1]
+        pairs = zip(items, pixels, strict=True)
+        return [Inspection(path, label, _digest(image.tobytes()), size) for (path, label), image in pairs]
+    inspections = in_threads(
+        lambda item: inspect_image(*item, preprocess, dataset), items, "checking", threads
+    )
     return [one for part in inspections for one in part]

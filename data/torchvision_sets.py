@@ -1,165 +1,166 @@
-"""The small sets of torchvision: downloaded, verified and read by its own classes, held as arrays."""
+"""The data sets of torchvision: downloaded, verified and read by its own classes."""
 
+import functools
 import gzip
-import hashlib
+import importlib.util
+import inspect
+import os
 import shutil
-import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from data.image_data import ImageData, Items
+from data.array_data import ArrayData
+from data.image_data import ImageData
+from data.torch_dataset import TorchDataset, arrays_of, common_classes, labels_of
+from data.torchvision_table import TABLE, TorchvisionSet
 from utils import files
 from utils.errors import UsageError
 
+ARCHIVES = (".gz", ".tgz", ".zip", ".tar", ".bz2")
 
-class _TorchvisionSet(ImageData):
-    """A set with a training part, and a test part that serves for validation.
 
-    Attributes:
-        needed: what lies in its folder, in words.
-    """
+@functools.cache
+def __getattr__(name: str) -> type[ImageData]:
+    """The class of a set in TABLE: its constructor takes (root, transforms, train), as that of `ImageData`."""
+    if name not in TABLE:
+        raise AttributeError(name)
+    spec = TABLE[name]
+    facts = {"__doc__": spec.docstring, "__module__": __name__, "home": "data", **spec.facts}
+    return type(name, (_Arrays if spec.arrays else _Files,), facts)
 
-    home = "data"
-    needed = ""
-    min_crop = 1.0
 
-    def __init__(self, root: str | Path | None = None) -> None:
-        """Reads both parts from `root`; downloads them where they are not there.
+class _Arrays(ArrayData):
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        transforms: Callable[..., Any] | None = None,
+        train: bool | None = None,
+    ) -> None:
+        root, name = Path(root or self.home), type(self).__name__
+        parts = open_parts(name, root)
+        pairs: list[Any] = []
+        for part in parts.values():
+            pairs += [arrays_of(part, name), labels_of(part, name)]
+        super().__init__(*pairs, classes=_classes(name, parts), root=root, transforms=transforms, train=train)
 
-        Raises:
-            UsageError: they are not there, and cannot be downloaded.
-        """
-        self.root = Path(root or self.home)
-        parts = {"train": self._part(train=True), "test": self._part(train=False)}
-        self.classes = [name.partition(" - ")[0] for name in parts["train"].classes]  # "0 - zero" of MNIST
-        self.arrays = {part: _with_channels(np.asarray(source.data)) for part, source in parts.items()}
-        self.items, self.val_items = (
-            [
-                (self.root / type(self).__name__ / part / f"{i:06d}", int(label))
-                for i, label in enumerate(source.targets)
-            ]
-            for part, source in parts.items()
+
+class _Files(TorchDataset):
+    deterministic = True
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        transforms: Callable[..., Any] | None = None,
+        train: bool | None = None,
+    ) -> None:
+        root, name = Path(root or self.home), type(self).__name__
+        parts = open_parts(name, root)
+        classes = _classes(name, parts)
+        super().__init__(
+            *parts.values(), classes=classes, root=root, name=name, transforms=transforms, train=train
         )
 
-    def pixels(self, items: Items) -> np.ndarray:
-        places = [(path.parent.name, int(path.name)) for path, _ in items]
-        if len(parts := {part for part, _ in places}) > 1:
-            return np.stack([self.arrays[part][index] for part, index in places])
-        return self.arrays[parts.pop()][[index for _, index in places]]
 
-    def left_out(self) -> list[Path]:
-        return []
+def _classes(name: str, parts: dict[str, Any]) -> list[str] | None:
+    names = TABLE[name].classes or common_classes(parts, name)
+    return names and [text.partition(" - ")[0] for text in names]  # "0 - zero" of MNIST
 
-    def fingerprint(self, items: Items) -> str:
-        """A hash of the pixels and the labels."""
-        sha = hashlib.sha256(np.array([label for _, label in items]))
-        sha.update(np.ascontiguousarray(self.pixels(items)))
-        return sha.hexdigest()
 
-    @classmethod
-    def matches(cls, root: Path) -> bool:
-        return False  # their files say nothing to an eye
+def open_parts(name: str, root: Path) -> dict[str, Any]:
+    """torchvision's data sets for the parts "train" and, if the set defines one, "val"; downloads what is missing.
 
-    def _part(self, train: bool):
-        """torchvision's data set."""
-        from torchvision import datasets
+    Raises:
+        UsageError: they are not there and cannot be downloaded, or a package is missing.
+    """
+    from torchvision import datasets
 
-        source = getattr(datasets, type(self).__name__)
-        with suppress(Exception):  # not there, or not whole: torchvision raises whatever that leads to
-            return source(self.root, train=train)
+    spec, source = TABLE[name], getattr(datasets, name)
+    if spec.requires and importlib.util.find_spec(spec.requires) is None:
+        raise UsageError(f"{name} needs the package {spec.requires}: pip install {spec.requires}")
+    parts = [source_arguments(source, arguments) for arguments in spec.parts]
+    with suppress(Exception):  # not there, or incomplete: torchvision raises all sorts of errors
+        return _opened(source, root, parts)
+    try:
+        _unpack(root / name / "raw")
+    except (OSError, EOFError, zlib.error) as e:
+        raise UsageError(f"the files in {root} cannot be unpacked ({e}): put complete copies there") from e
+    with suppress(Exception):
+        return _opened(source, root, parts)
+    _download(name, spec, source, root, parts)
+    return _opened(source, root, parts)
+
+
+def source_arguments(source: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    """`arguments`, and `loader=Path` if the class takes it: our own reader then decodes the files."""
+    loader = {"loader": Path} if "loader" in inspect.signature(source).parameters else {}
+    return {**arguments, **loader}
+
+
+def _opened(source: type, root: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    if not root.is_dir():
+        raise FileNotFoundError(root)  # before a class makes it
+    offline = {"download": False} if _downloads(source) else {}
+    return {part: source(root, **kw, **offline) for part, kw in zip(("train", "val"), parts, strict=False)}
+
+
+def _downloads(source: type) -> bool:
+    parameters = inspect.signature(source).parameters
+    return "download" in parameters or source.__name__ in (
+        "EMNIST",
+        "QMNIST",
+    )  # these two pass it on to MNIST
+
+
+def _download(name: str, spec: TorchvisionSet, source: type, root: Path, parts: list[dict[str, Any]]) -> None:
+    """Downloads into a folder beside, which is moved to `root` when all is there and verified."""
+    place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    files.check_writable(root, "--train-data-root", folder=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as temp:
+        links = _link_archives(root, Path(temp))
         try:
-            self._unpack()
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
-            raise UsageError(f"what is packed in {self.root} cannot be unpacked ({e}): put a whole copy there") from e
-        with suppress(Exception):
-            return source(self.root, train=train)
-        self._download(source)
-        return source(self.root, train=train)
-
-    def _download(self, source: type) -> None:
-        """Into a folder beside, and moved where all is there and verified."""
-        place = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
-        files.check_writable(self.root, "--train-data-root", folder=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as temp:
-            try:
-                for train in (True, False):
-                    source(temp, train=train, download=True)
-            except (OSError, RuntimeError) as e:
-                reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
-                raise UsageError(
-                    f"{self.root} does not hold {type(self).__name__}, and it cannot be downloaded ({reason}). "
-                    f"Put there, from another machine: {self.needed}"
-                ) from e
-            self._take(Path(temp))
-
-    def _take(self, folder: Path) -> None:
-        """Moves what is in `folder` to the root, in place of what was there."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            shutil.rmtree(self.root / path.name, ignore_errors=True)
-            path.rename(self.root / path.name)
-
-    def _unpack(self) -> None:
-        """Unpacks what somebody put there."""
+            if not _downloads(source):
+                raise RuntimeError("torchvision does not download it")
+            for arguments in parts:
+                source(temp, **arguments, download=True)
+        except (OSError, RuntimeError, ValueError) as e:
+            reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
+            raise UsageError(
+                f"{root} does not hold {name}, and it cannot be downloaded ({reason}). "
+                f"Put there, from another machine: {spec.needed}"
+            ) from e
+        for link in links:
+            link.unlink(missing_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        for path in Path(temp).iterdir():
+            _move(path, root / path.name)
 
 
-class MNIST(_TorchvisionSet):
-    """Handwritten digits: 60,000 to train, 10,000 to test, 28 x 28, grey (LeCun, Cortes, Burges 1998)."""
-
-    image_size, channels, flip = 28, 1, False
-    mean, std = (0.1307,), (0.3081,)
-    needed = "MNIST/raw/train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-..., t10k-labels-..."
-
-    def _unpack(self) -> None:
-        for packed in (self.root / type(self).__name__ / "raw").glob("*-ubyte.gz"):
-            if not packed.with_suffix("").exists():
-                with gzip.open(packed) as source, files.atomic_write(packed.with_suffix(""), "wb") as file:
-                    shutil.copyfileobj(source, file)
+def _link_archives(root: Path, temp: Path) -> list[Path]:
+    """Links to the archives in `root` and its folders, so that torchvision need not download them."""
+    found = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.name.endswith(ARCHIVES)]
+    links = [temp / path.relative_to(root) for path in found]
+    for path, link in zip(found, links, strict=True):
+        link.parent.mkdir(exist_ok=True)
+        os.symlink(path.absolute(), link)
+    return links
 
 
-class FashionMNIST(MNIST):
-    """Pieces of clothing of ten kinds, as many and of the same size as MNIST (Xiao, Rasul, Vollgraf 2017)."""
-
-    flip = True
-    mean, std = (0.2860,), (0.3530,)
-    needed = MNIST.needed.replace("MNIST", "FashionMNIST")
-
-
-class KMNIST(MNIST):
-    """Japanese characters of ten kinds, as many and of the same size as MNIST (Clanuwat et al. 2018)."""
-
-    mean, std = (0.1918,), (0.3483,)
-    needed = MNIST.needed.replace("MNIST", "KMNIST")
+def _move(path: Path, target: Path) -> None:
+    """Moves a file, or what is in a folder, in place of what was there."""
+    if path.is_dir() and target.is_dir():
+        for below in path.iterdir():
+            _move(below, target / below.name)
+    else:
+        path.rename(target)
 
 
-class CIFAR10(_TorchvisionSet):
-    """Photographs of ten kinds: 50,000 to train, 10,000 to test, 32 x 32, colour (Krizhevsky 2009)."""
-
-    image_size = 32
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    needed = "cifar-10-python.tar.gz"
-
-    def _unpack(self) -> None:
-        from torchvision.datasets.utils import extract_archive
-
-        archive = self.root / self.needed
-        if archive.is_file():
-            with tempfile.TemporaryDirectory(prefix=".unpack-", dir=self.root) as temp:
-                extract_archive(archive, temp)
-                self._take(Path(temp))
-
-
-class CIFAR100(CIFAR10):
-    """Photographs of a hundred kinds, as many and of the same size as CIFAR10 (Krizhevsky 2009)."""
-
-    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    needed = "cifar-100-python.tar.gz"
-
-
-def _with_channels(pixels: np.ndarray) -> np.ndarray:
-    """(N, H, W) or (N, H, W, C) -> (N, H, W, C)."""
-    return pixels if pixels.ndim == 4 else pixels[..., None]
+def _unpack(folder: Path) -> None:
+    """Unpacks the files of MNIST and its relatives, which torchvision reads unpacked."""
+    for packed in folder.glob("*.gz"):
+        if not packed.with_suffix("").exists():
+            with gzip.open(packed) as source, files.atomic_write(packed.with_suffix(""), "wb") as file:
+                shutil.copyfileobj(source, file)

@@ -1,9 +1,9 @@
-"""The processes that read images: they leave stopping to the main process, and their troubles are told in one line."""
+"""Worker processes that read images: signals are left to the main process, and errors become one line."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,14 +11,14 @@ import torch
 from utils.errors import RunError
 
 STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
-SHARED_MEMORY = ("Bus error", "shared memory", "No space left on device")  # in the words of torch
+SHARED_MEMORY = ("Bus error", "shared memory", "No space left on device")  # as torch says it
 TOO_MANY_FILES = ("Too many open files", "received 0 items of ancdata")
 
-_torch_handlers = []
+_torch_handlers: list[Callable[[int, object], object]] = []
 
 
 def init_worker(_: int) -> None:
-    """A worker uses one thread, and gives way to the training threads on a machine whose cores they share."""
+    """Limits a worker to one thread, with a lower priority than the training, which may share its cores."""
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(5)
@@ -26,7 +26,7 @@ def init_worker(_: int) -> None:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Processes started here never hear Ctrl-C or SIGTERM, which a terminal or a scheduler sends to all of them."""
+    """Processes started in the block do not get Ctrl-C or SIGTERM, which terminals and schedulers send to all."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -39,7 +39,7 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in a block that takes longer; only on the main thread, and where there are alarms."""
+    """Raises TimeoutError in a block that takes longer; only on the main thread, and on systems with SIGALRM."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -52,16 +52,16 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _too_late(*_) -> None:
+def _too_late(*_: object) -> None:
     raise TimeoutError
 
 
 @contextmanager
 def watchdog(timeout: float) -> Iterator[None]:
-    """Raises here, and nowhere else, where a worker dies or has died, or the block takes more than `timeout` seconds.
+    """Raises only within the block if a worker dies or has died, or if the block takes more than `timeout` seconds.
 
-    torch tells of a death with a SIGCHLD handler, which raises wherever the program is: also in the middle of a step.
-    Its own timeout does not see a worker that is frozen while it hands over a batch.
+    torch reports a worker's death from a SIGCHLD handler, which raises wherever the program is, even in the middle of
+    a step. torch's own timeout does not notice a worker that freezes while it sends a batch.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
@@ -70,50 +70,50 @@ def watchdog(timeout: float) -> Iterator[None]:
         with time_limit(timeout):
             if _torch_handlers:
                 signal.signal(signal.SIGCHLD, _torch_handlers[0])
-                _torch_handlers[0](signal.SIGCHLD, None)  # one that has died since
+                _torch_handlers[0](signal.SIGCHLD, None)  # reports a worker that has died since
             yield
     finally:
         end_watchdog()
 
 
 def end_watchdog() -> None:
-    """From here on nothing is raised where a worker dies, until the next watch."""
+    """Stops raising when a worker dies, until the next `watchdog`."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return
     handler = signal.getsignal(signal.SIGCHLD)
-    if getattr(handler, "__module__", "").startswith("torch.utils.data"):  # torch sets it once in a process
+    if getattr(handler, "__module__", "").startswith("torch.utils.data"):  # torch sets it once per process
         _torch_handlers[:] = [handler]
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def failure(error: Exception, timeout: float, awaited: str) -> RunError | None:
-    """What an error of torch's data loader means and what helps; None for any other error.
+    """Translates an error of torch's DataLoader into a RunError with a remedy; None for any other error.
 
     Args:
-        timeout: seconds that it waits for a batch.
-        awaited: the files that it waits for, in words.
+        timeout: the DataLoader's timeout in seconds.
+        awaited: the files that were being read, as text.
     """
     text = str(error)
     if any(words in text for words in SHARED_MEMORY):
         return RunError(
-            "no shared memory is left (/dev/shm) for what the worker processes read: --num-workers=0, "
+            "the worker processes have no shared memory left (/dev/shm): use --num-workers=0, "
             "a smaller --batch-size, or a larger /dev/shm (docker run --shm-size=2g)"
         )
     if "unable to resize file" in text:
         return RunError(
-            "shared memory for what the worker processes read: File too large (see `ulimit -f`): "
+            "the worker processes cannot enlarge their shared memory: File too large (see `ulimit -f`): "
             "raise the limit, or use --num-workers=0"
         )
     if isinstance(error, TimeoutError) or "DataLoader timed out" in text:
         return RunError(
-            f"no batch came for {timeout:g} s: a worker process hangs, or the disk is that slow; it was to read "
-            f"{awaited}. Inspection at these, or wait longer: --data-timeout={2 * timeout:g}"
+            f"no batch came for {timeout:g} s: a worker process hangs, or the disk is very slow; it was reading "
+            f"{awaited}. Look at these files, or wait longer: --data-timeout={2 * timeout:g}"
         )
     if "DataLoader worker (pid" in text:
         how = text.partition("DataLoader worker ")[2].split("\n")[0].rstrip(". ")
         return RunError(
             f"a worker process that reads images is lost, {how}. Often the machine is out of memory: "
-            "fewer of them (--num-workers=1) or a smaller --batch-size"
+            "use fewer workers (--num-workers=1) or a smaller --batch-size"
         )
     if any(words in text for words in TOO_MANY_FILES):
         return RunError("too many open files: raise the limit with `ulimit -n 4096`, or use --num-workers=0")

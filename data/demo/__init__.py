@@ -1,6 +1,8 @@
 """The built-in data set: cats and dogs that the project draws itself."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from data.dataset import DogCat
 from data.demo import drawing
@@ -9,14 +11,21 @@ from data.demo import drawing
 class Demo(DogCat):
     """Drawn cats and dogs in the layout of Dogs vs. Cats, made on first use; needs no download.
 
-    Labelled images lie in `data/demo/train`, others in `data/demo/test1`, as on Kaggle. Another place must end
-    in `demo/train` too.
+    Labelled images are in `data/demo/train`, unlabelled ones in `data/demo/test1`, as on Kaggle. Another root must
+    also end in `demo/train`.
     """
 
     home = "data/demo/train"
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        transforms: Callable[..., Any] | None = None,
+        train: bool | None = None,
+        test: bool = False,
+    ) -> None:
         root = Path(root or self.home)
-        if root.parts[-2:] == ("demo", "train") and not root.exists():  # a mistyped path draws nothing
+        wanted = ("demo", "test1") if test else ("demo", "train")
+        if root.parts[-2:] == wanted and not root.exists():  # a mistyped path draws nothing
             drawing.write(root.parent)
-        super().__init__(root)
+        super().__init__(root, transforms, train, test)

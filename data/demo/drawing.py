@@ -37,7 +37,7 @@ def tone(hue: float, light: float, depth: float) -> Colour:
 
 
 def choose_look(rng: Random) -> SimpleNamespace:
-    """What both kinds share: colours, markings, expression, and which way the face inspections."""
+    """What both kinds share: colours, markings, expression, and which way the face looks."""
     dark, bright = rng.uniform(0.1, 0.4), rng.uniform(0.6, 0.9)
     coat, ground = (dark, bright) if rng.random() < 0.5 else (bright, dark)
     away = 1 if coat < 0.5 else -1  # the direction of lightness in which details show on the coat

@@ -1,0 +1,65 @@
+"""A batch of images, and how it is put together."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from data import workers
+from data.augment import Augment
+from data.sampler import Key
+from utils.errors import UsageError
+
+Sample = tuple[np.ndarray, int, Key, list[str]]  # ((S, S, C) uint8, label, key, errors of images it replaces)
+
+
+@dataclass
+class Batch:
+    """images (N, S, S, C) uint8; labels (N,) int64; indices (N,) int64: positions in the data set's items.
+
+    bad: one line for each image that could not be read and was replaced.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    bad: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pin_memory(self) -> "Batch":
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+    def to(self, device: torch.device) -> "Batch":
+        images, labels = (x.to(device, non_blocking=True) for x in (self.images, self.labels))
+        return replace(self, images=images, labels=labels)
+
+
+def collate(samples: list[Sample | UsageError], augment: Augment | None = None) -> Batch | Exception:
+    """The batch of `samples`; returns an error instead of raising it, since a worker would wrap it in a traceback."""
+    good = []
+    for sample in samples:
+        if isinstance(sample, UsageError):
+            return sample
+        good.append(sample)
+    images, labels, keys, bad = zip(*good, strict=True)
+    pixels, indices = torch.from_numpy(np.stack(images)), [index for _, index in keys]
+    if augment:
+        pixels = augment(pixels, keys[0][0], indices)
+    batch = Batch(pixels, torch.tensor(labels), torch.tensor(indices), sum(bad, []))
+    try:
+        if get_worker_info():  # torch would share it later, where an error gets lost
+            batch.images.share_memory_()
+    except RuntimeError as e:
+        return workers.failure(e, 0, "") or e
+    return batch
+
+
+def collect_bad_images(batches: Iterable[Batch], bad: list[str]) -> Iterator[Batch]:
+    """Yields the batches, and appends their lines about replaced images to `bad`."""
+    for batch in batches:
+        bad += batch.bad
+        yield batch

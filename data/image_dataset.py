@@ -1,0 +1,70 @@
+"""Reads single images."""
+
+import random
+from collections import defaultdict
+from functools import cached_property
+
+from torch.utils.data import Dataset
+
+from data.batch import Sample
+from data.image_data import ImageData, Items
+from data.sampler import Key
+from data.transforms import Preprocess
+from utils.errors import UsageError
+
+TRIES = 20  # images of the same class that are tried if one cannot be read
+
+
+class ImageDataset(Dataset):
+    """Reads the images of `items`: a random crop, or the middle square.
+
+    Args:
+        crop: take random crops.
+        replace_bad: take another image of the same class if one cannot be read.
+        dataset: where `items` come from; None: they are image files.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        preprocess: Preprocess,
+        seed: int,
+        crop: bool,
+        replace_bad: bool,
+        dataset: ImageData | None = None,
+    ) -> None:
+        self.items, self.preprocess, self.seed, self.crop = items, preprocess, seed, crop
+        self.replace_bad, self.dataset = replace_bad, dataset
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Key) -> Sample | UsageError:
+        """Returns ((S, S, C) uint8, label, key, errors of the images that it replaces).
+
+        An error is returned, not raised: a worker would wrap it in a traceback.
+        """
+        index = key[1]
+        words, label = f"{self.seed}/{key[0]}/{index}", self.items[index][1]
+        bad: list[str] = []
+        others = random.Random(words)
+        while True:
+            path = self.items[index][0]
+            try:
+                source = self.dataset.load(path) if self.dataset else path
+                image = self.preprocess.train(source, words) if self.crop else self.preprocess.eval(source)
+                return image, label, (key[0], index), bad
+            except UsageError as e:
+                if not self.replace_bad:
+                    return e
+                bad.append(str(e))
+                if len(bad) > TRIES:
+                    return UsageError(f"{len(bad)} images of one class cannot be read, the last: {e}")
+                index = others.choice(self._of_class[label])
+
+    @cached_property
+    def _of_class(self) -> dict[int, list[int]]:
+        indices = defaultdict(list)
+        for index, (_, label) in enumerate(self.items):
+            indices[label].append(index)
+        return indices

@@ -1,0 +1,53 @@
+"""Which images come in which order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (epoch, index of the image)
+
+
+class EpochBatchSampler(Sampler[list[Key]]):
+    """The batches of one epoch, as lists of (epoch, index); shuffled by (seed, epoch) if there is a `seed`.
+
+    A last batch of a single image joins the one before: BatchNorm cannot normalize one value.
+
+    Args:
+        count: number of images.
+        sample_weights: draw the images with replacement, with probabilities in proportion to these; None: every
+            image comes once an epoch.
+
+    Attributes:
+        epoch, start: which epoch comes next, and how many of its images to skip.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int | None = None, sample_weights: list[float] | None = None
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.sample_weights = count, batch_size, seed, sample_weights
+        self.epoch = self.start = 0
+
+    @property
+    def cuts(self) -> list[int]:
+        """Where the batches begin, and the end."""
+        cuts = [*range(self.start, self.count, self.batch_size), self.count]
+        if len(cuts) > 2 and self.count - cuts[-2] == 1:
+            del cuts[-2]
+        return cuts
+
+    def __len__(self) -> int:
+        return len(self.cuts) - 1
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        cuts, keys = self.cuts, [(self.epoch, index) for index in self._order()]
+        return (keys[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+
+    def _order(self) -> list[int]:
+        if self.seed is None:
+            return list(range(self.count))
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.sample_weights is None:
+            return rng.permutation(self.count).tolist()
+        weights = np.array(self.sample_weights)
+        return rng.choice(self.count, self.count, p=weights / weights.sum()).tolist()
