@@ -148,8 +148,6 @@ def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, An
         reasons["warmup"] = "onecycle has its own"
     if opt.scheduler != "plateau":
         reasons["lr_decay"] = f"it is the factor of plateau, and the scheduler is {opt.scheduler}"
-    if opt.vis_port is None:
-        reasons["env"] = "--vis-port=None turns visdom off"
     for name, reason in reasons.items():
         place = places.get(name)
         # what repeats the default or the saved run, as a run's config.yaml does, asks for nothing
