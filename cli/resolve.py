@@ -6,11 +6,12 @@ from typing import Any
 
 import models
 from cli import foreign, presets
-from config import LEARN, Config
+from config import LEARN, USE, Config
 from utils import registry, torch_optim
 from utils.errors import UsageError, nearest
 from utils.options import dashed
 
+OF_CHECKPOINT = ("dataset", "image_size", "model_args")  # val and test read them for weights without options
 TASKS = Path(__file__).resolve().parent.parent / "engine" / "tasks"
 
 
@@ -33,7 +34,8 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
             raise UsageError(f"{place}: unknown option {name!r}.{nearest(name, Config.fields())}")
     places = {name: place for name, (_, place) in preset.items()} | {name: "--" + dashed(name) for name in flags}
     # A preset describes a whole experiment; the parts that this command does not read leave the saved run alone.
-    given = {k: v for k, (v, _) in preset.items() if saved is None or command in Config.commands_of(k)} | flags
+    unread = [k for k in preset if command not in Config.commands_of(k) or (command in USE and k in OF_CHECKPOINT)]
+    given = {k: v for k, (v, _) in preset.items() if saved is None or k not in unread} | flags
     known = {k: v for k, v in (saved or {}).items() if k in Config.fields()}
     origin = dict.fromkeys(known, "the saved run's config")
     opt = Config(origin | places, **known | given)

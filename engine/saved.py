@@ -7,7 +7,7 @@ from typing import Any
 import data
 import models
 from cli import presets
-from cli.resolve import resolve
+from cli.resolve import OF_CHECKPOINT, resolve
 from config import Config
 from data.image_data import ImageData
 from engine.resume import check_named
@@ -20,7 +20,6 @@ OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {  # options that name what is 
     "generate": {"gen_img": (".png",), "gen_walk": (".gif", ".png"), "gen_folder": ()},
 }
 SHOWN = 5  # class names in a line
-OF_WEIGHTS = ("model_args", "dataset", "image_size")  # what a checkpoint of ours says, and plain weights do not
 
 
 def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
@@ -62,7 +61,7 @@ def _from_checkpoint(
 ) -> Config:
     metadata = checkpoint["metadata"]
     saved = dict(metadata["config"]) | {"model": metadata["model"]}
-    for name in OF_WEIGHTS:
+    for name in OF_CHECKPOINT:
         if name in flags and not (name == "dataset" and registry.is_external(saved.get("dataset"))):
             raise UsageError(f"--{dashed(name)} has no effect: {path} says {name} {saved.get(name)}")
     check_named(saved, named, ("model",), f"{path} was trained with")

@@ -11,7 +11,7 @@ import pytest
 from conftest import COUNT, picture, unless_given
 from PIL import Image
 
-from data.inspection import look
+from data.inspection import inspect_image
 from data.transforms import Preprocess
 from utils.errors import RunError
 
@@ -199,11 +199,13 @@ def test_a_mistake_is_told_as_everywhere(check, tmp_path, root):
 
 
 def test_a_look_tells_the_stored_size_and_the_bytes(root):
-    first, again, other = (look(root / name, 0, Preprocess(16)) for name in ("cat.1.jpg", "cat.1.jpg", "cat.2.jpg"))
+    first, again, other = (
+        inspect_image(root / name, 0, Preprocess(16)) for name in ("cat.1.jpg", "cat.1.jpg", "cat.2.jpg")
+    )
     assert first == again and first.digest != other.digest
     assert first.size == (60, 50) and first.kinds == () and first.problem is None
     (root / "cat.3.jpg").unlink()
-    assert look(root / "cat.3.jpg", 0, Preprocess(16)).problem == "No such file or directory"
+    assert inspect_image(root / "cat.3.jpg", 0, Preprocess(16)).problem == "No such file or directory"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")

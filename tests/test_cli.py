@@ -41,7 +41,10 @@ MISTAKES = [
     (["train", "--scheduler=cosin"], "Did you mean cosine?"),
     (["train", "--model=ResNet43"], "unknown model 'ResNet43'"),
     (["train", "--model=ResNet43"], "Did you mean ResNet34?"),
-    (["train", "--dataset=Dogcats"], "unknown data set 'Dogcats': the data sets are CIFAR10, CIFAR100, Demo"),
+    (
+        ["train", "--dataset=Dogcats"],
+        "unknown data set 'Dogcats': the data sets are Demo, DogCat, Folder, Unlabelled (and ",
+    ),
     (["train", "--config=dmeo"], "unknown preset 'dmeo'"),
     (["train", "--config=missing.yaml"], "no preset file missing.yaml"),
     (["train", "lr=0.1"], "stray word 'lr=0.1' after train: options start with two dashes, as in --lr=0.1"),

@@ -142,7 +142,7 @@ def predictions(count, classes, size=4):
 def test_csv_of_two_classes(tmp_path):
     path = tmp_path / "r.csv"
     ids = [str(i) for i in range(1, 11)]
-    assert results.write_csv(path, ids, predictions(10, 2), ["cat", "dog"]) == 10
+    assert len(results.write_csv(path, ids, predictions(10, 2), ["cat", "dog"])) == 10
     rows = list(csv.reader(path.open()))
     assert rows[0] == ["id", "label"] and [row[0] for row in rows[1:]] == ids
     logits = torch.cat([logits for _, logits in predictions(10, 2)])

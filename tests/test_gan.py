@@ -67,7 +67,7 @@ def test_shapes(name, side, channels):
 
 
 def test_the_sides_of_the_animegan_are_those_of_the_book():
-    net, sides = models.build("AnimeGAN", 1, 96, ngf=2, ndf=2, nz=3), []
+    net, sides = models.build("AnimeGAN", 1, 96, arguments={"ngf": 2, "ndf": 2, "nz": 3}), []
     for layer in [*net.generator, *net.discriminator]:
         layer.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
     net(net.generator(torch.randn(1, 3, 1, 1)))

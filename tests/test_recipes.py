@@ -136,7 +136,7 @@ def test_rare_classes_are_drawn_as_often_as_the_others():
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant", "plateau"])
 def test_the_learning_rate_rises_first(name):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2)
     schedule = Schedule(optimizer, name, 2.0, 0.5, warmup=0.25)
     rates = []
     for done in (0, 0.125, 0.25, 0.5, 1):

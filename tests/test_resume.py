@@ -152,7 +152,7 @@ def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogca
     config = (run / "config.yaml").read_text()
     assert "lr: 0.002" in config and "max_epoch: 3" in config and "resume: null" in config
     content = checkpoints.read(run / "last.pth")
-    assert content["epoch"] == 3 and content["config"]["lr"] == 0.002
+    assert content["trainer"]["epoch"] == 3 and content["metadata"]["config"]["lr"] == 0.002
     lrs = [event["lr"] for event in record(run) if event["kind"] == "step"]
     assert lrs[1] > 0.005 > 0.002 > lrs[2]
 

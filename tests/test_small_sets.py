@@ -297,7 +297,7 @@ def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, comma
     assert code == 0, err
     assert "top-5 accuracy" in out and (run / "val_best.json").is_file()
     content = checkpoints.read(run / "best.pth")
-    assert model == "resnet18" or content["metrics"]["accuracy"] > 0.9
+    assert model == "resnet18" or content["trainer"]["metrics"]["accuracy"] > 0.9
     picture(tmp_path / "1.png")
     result = tmp_path / "result.csv"
     code, _, err = command(
