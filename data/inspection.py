@@ -60,7 +60,7 @@ def inspect_image(
     """
     digest = ""
     try:
-        source = dataset.load(path) if dataset else path
+        source = path if dataset is None else dataset.load(path)
         if isinstance(source, Image.Image):
             digest = _digest(source.tobytes())
             preprocess.eval(source)

@@ -173,5 +173,5 @@ def classes_of(source: Any) -> list[str] | None:
         if isinstance(values, dict):
             values = sorted(values, key=values.__getitem__)
         if isinstance(values, list | tuple) and values:
-            return [" ".join(value) if isinstance(value, tuple) else str(value) for value in values]
+            return [", ".join(value) if isinstance(value, tuple) else str(value) for value in values]
     return None

@@ -125,7 +125,7 @@ def _download(name: str, spec: TorchvisionSet, source: type, root: Path, parts: 
             if not _downloads(source):
                 raise RuntimeError("torchvision does not download it")
             for arguments in parts:
-                source(temp, **arguments, download=True)
+                source(Path(temp), **arguments, download=True)
         except (OSError, RuntimeError, ValueError) as e:
             reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
             raise UsageError(
