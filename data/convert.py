@@ -34,8 +34,8 @@ def uint8_images(values: np.ndarray | torch.Tensor, where: str) -> np.ndarray:
     """Images as (N, H, W, C) uint8.
 
     Args:
-        values: (N, H, W), arrays (N, H, W, C) or tensors (N, C, H, W), C = 1 or 3; or with the other order of axes,
-            if the sizes are unambiguous. uint8, or floats in [0, 1].
+        values: (N, H, W), arrays (N, H, W, C) or tensors (N, C, H, W), C = 1 or 3; or with the other order of
+            axes, if the sizes are unambiguous. uint8, or floats in [0, 1].
 
     Raises:
         UsageError: another shape or type, or floats out of [0, 1].

@@ -1,4 +1,6 @@
-"""The classification sets of torchvision: how each is opened, and what is known about it. Imports nothing heavy."""
+"""The classification sets of torchvision: how each is opened, and what is known about it; without importing
+it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any

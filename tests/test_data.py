@@ -1,4 +1,4 @@
-"""Data sets, splits, decoding and batches: what is read, in which order, and that nothing but the keys decides it."""
+"""Data sets, splits, decoding and batches: what is read, in which order, and that only the keys decide it."""
 
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def test_the_split_depends_on_seed_and_names_only(dogcat, tmp_path):
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (64, 64), (50, 40)])
 def test_eval_equals_resize_and_center_crop(size, tmp_path):
-    """A smooth picture, as a JPEG that is decoded at a part of its size and as a PNG, against torchvision's way."""
+    """A smooth picture, as a JPEG decoded at a part of its size and as a PNG, compared with torchvision."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack(

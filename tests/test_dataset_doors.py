@@ -271,7 +271,8 @@ def test_find_runs_nothing_and_names_the_nearest(module, tmp_path):
 def test_a_class_of_image_data_is_used_as_it_is(dogcat, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from data import DogCat\n\nclass Mine(DogCat):\n    image_size = 40\n"
-        "    def scan(self, root):\n        classes, items = super().scan(root)\n        return classes, items[::2]\n"
+        "    def scan(self, root):\n        classes, items = super().scan(root)\n"
+        "        return classes, items[::2]\n"
     )
     found = data.open(f"{tmp_path}/mine.py:Mine", dogcat / "train")
     assert found.image_size == 40 and len(found.items) == COUNT
@@ -286,6 +287,8 @@ def test_arrays_given_in_python():
     found = opened(ArrayData(PIXELS, [0, 1] * 6, PIXELS[:4], [0, 1, 0, 1], classes=["a", "b"]))
     assert found.classes == ["a", "b"] and (found.pixels(found.val_items) == PIXELS[:4]).all()
     assert np.array_equal(found.load(found.items[5][0]), PIXELS[5])
+    with pytest.raises(UsageError, match="leave out the folder"):
+        opened(ArrayData(PIXELS, [0, 1] * 6), "some/folder")
     with pytest.raises(UsageError, match="12 images and 3 labels"):
         ArrayData(PIXELS, [0, 1, 1])
     with pytest.raises(UsageError, match="expected uint8"):

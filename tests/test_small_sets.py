@@ -1,4 +1,4 @@
-"""Sets that are held in memory or in a cache file: what is read, how it is augmented, and that keys decide it."""
+"""Sets in memory or in a cache file: what is read, how it is augmented, and that keys decide it."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""The classification sets of torchvision: arguments that its classes take, and files in their real layouts."""
+"""torchvision's classification sets: arguments that its classes take, and files in their real layouts."""
 
 import bz2
 import gzip

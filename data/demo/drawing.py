@@ -1,8 +1,8 @@
 """The pictures of the built-in data set Demo: drawn cats and dogs, in the layout of Kaggle's Dogs vs. Cats.
 
-Cats and dogs differ only in shape: ears, muzzle, eyes, whiskers. Everything else (colours, ground, light, place,
-size, tilt, markings) is drawn at random, independently of the kind, and each colour covers about the same area in
-both.
+Cats and dogs differ only in shape: ears, muzzle, eyes, whiskers. Everything else (colours, ground, light,
+place, size, tilt, markings) is drawn at random, independently of the kind, and each colour covers about the
+same area in both.
 
 Lengths are in half head widths: (0, 0) is the middle of the head, x points right, y points down.
 """
@@ -61,7 +61,7 @@ def choose_look(rng: Random) -> SimpleNamespace:
         tongue=rng.random() < 0.4,
         side=rng.choice((-1, 1)),  # -1 left or 1 right, of what is on one side only
         turn=(rng.uniform(-0.15, 0.15), rng.uniform(-0.06, 0.08)),  # how far the face slides over the head
-        tips=[(rng.uniform(-0.12, 0.12), rng.uniform(-0.15, 0.15)) for _ in range(2)],  # shifts of the tips of the ears
+        tips=[(rng.uniform(-0.12, 0.12), rng.uniform(-0.15, 0.15)) for _ in range(2)],  # of the ears, moved
     )
 
 
@@ -175,8 +175,8 @@ def draw(kind: str, rng: Random) -> Image.Image:
 def write(root: Path, seed: int = 0, train_per_class: int = 300, test: int = 60) -> None:
     """Writes `root`/train/cat.0.jpg, dog.0.jpg, ... and, without labels, `root`/test1/1.jpg, 2.jpg, ...
 
-    Writes all of it or nothing, and nothing if `root`/train exists. A picture depends on the seed and on its own
-    name, not on how many others are drawn.
+    Writes all of it or nothing, and nothing if `root`/train exists. A picture depends on the seed and on its
+    own name, not on how many others are drawn.
 
     Raises:
         OSError: `root` cannot be written.
