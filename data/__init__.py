@@ -1,7 +1,8 @@
 """Data sets by name, each a class that derives from `ImageData`. Importing this package needs no torch.
 
-A name is a class of this folder ("DogCat"), a classification set of torchvision ("CIFAR10"), or code outside of the
-repository ("path/to/file.py:Class", "package.module:Class"). The classes are also attributes: `data.DogCat`.
+A name is a class of this folder ("DogCat"), a classification set of torchvision ("CIFAR10"), or code outside
+of the repository ("path/to/file.py:Class", "package.module:Class"). The classes are also attributes:
+`data.DogCat`.
 """
 
 import functools

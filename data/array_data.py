@@ -16,8 +16,8 @@ from utils.errors import UsageError
 class ArrayData(ImageData):
     """Images in memory: uint8 arrays and integer labels.
 
-    `mean` and `std` are computed from the training images, unless a subclass sets them. Small square images are not
-    cropped: `image_size` is their side, `min_crop` 1.
+    `mean` and `std` are computed from the training images, unless a subclass sets them. Small square images
+    are not cropped: `image_size` is their side, `min_crop` 1.
 
     Args:
         images: (N, H, W) or (N, H, W, C) uint8, C = 1 or 3; those for training, or all.
@@ -38,6 +38,7 @@ class ArrayData(ImageData):
         labels: Sequence[int],
         val_images: np.ndarray | None = None,
         val_labels: Sequence[int] | None = None,
+        *,
         classes: Sequence[str] | None = None,
         root: str | Path = ".",
         name: str | None = None,
@@ -79,8 +80,8 @@ class ArrayData(ImageData):
 
     def fingerprint(self, items: Items) -> str:
         """A SHA-256 of the pixels and the labels."""
-        sha = hashlib.sha256(np.array([label for _, label in items]))
-        sha.update(np.ascontiguousarray(self.pixels(items)))
+        sha = hashlib.sha256(np.array([label for _, label in items]).tobytes())
+        sha.update(np.ascontiguousarray(self.pixels(items)).data)
         return sha.hexdigest()
 
     def _checked(self, images: np.ndarray, labels: Sequence[int]) -> np.ndarray:

@@ -19,7 +19,8 @@ class Augment:
         count: number of images in the data set.
         flip: mirror each image in every other epoch (Jordan 2024, arXiv:2404.00498, section 3.6).
         shift: move by up to so many pixels in both directions; the border is reflected.
-        cutout: side in pixels of a square that is covered with `fill` (DeVries, Taylor 2017, arXiv:1708.04552).
+        cutout: side in pixels of a square that is covered with `fill` (DeVries, Taylor 2017,
+            arXiv:1708.04552).
         fill: the value of each channel, 0 to 255, for cutout and for what rotation moves into the image.
         rotate: turn by up to so many degrees either way, bilinear; before cutout.
         noise: standard deviation of Gaussian noise on each value, as a part of the range 0 to 255; clipped.
@@ -85,7 +86,7 @@ def uniform(seed: int, epoch: int, count: int, stream: int = 0) -> np.ndarray:
 
 
 def rotated(images: torch.Tensor, degrees: torch.Tensor, fill: tuple[int, ...]) -> torch.Tensor:
-    """Turns each of (B, S, S, C) uint8 by its angle in `degrees` (B,), counterclockwise, around the middle."""
+    """Turns (B, S, S, C) uint8 around the middle by `degrees` (B,), counterclockwise."""
     angles = torch.deg2rad(degrees)
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     matrices = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3).to(images.device)
@@ -108,7 +109,7 @@ def gaussian(keys: torch.Tensor, count: int, device: torch.device) -> torch.Tens
 
 
 def _hash(x: torch.Tensor) -> torch.Tensor:
-    """Mixes the bits of int32 values (lowbias32 of Wellons' hash prospector); `&` makes the shifts logical."""
+    """Mixes the bits of int32 values (lowbias32 of Wellons' hash prospector); `&` makes shifts logical."""
     x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D
     x = (x ^ (x >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
     return x ^ (x >> 16 & 0xFFFF)

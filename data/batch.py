@@ -39,7 +39,7 @@ class Batch:
 
 
 def collate(samples: list[Sample | UsageError], augment: Augment | None = None) -> Batch | Exception:
-    """The batch of `samples`; returns an error instead of raising it, since a worker would wrap it in a traceback."""
+    """The batch of `samples`; returns errors, since a worker would wrap a raised one in a traceback."""
     good = []
     for sample in samples:
         if isinstance(sample, UsageError):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from data.augment import Augment
+from data.batch import Sample
 from data.image_data import ImageData, Items
 from data.loaders import Batch, EpochBatchSampler, EpochLoader, ImageDataset, cores
 from data.transforms import Preprocess, center_square, random_crop
@@ -71,11 +72,14 @@ class CachedLoader(EpochLoader):
 def load_cached(
     dataset: ImageData, items: Items, preprocess: Preprocess, cache: str, replace_bad: bool, crops: bool
 ) -> tuple[torch.Tensor, dict[int, str]] | None:
-    """The images of `items` as (N, T, T, C) uint8, and {index: error of a bad image}; None to read them each epoch.
+    """Decodes the images of `items` once, if that is possible and worthwhile.
+
+    Returns:
+        (N, T, T, C) uint8, and {index: error of a bad image}; None if the files are to be read in each epoch.
 
     Args:
-        cache: auto keeps arrays in memory, and files too if they need no random crops and take at most IN_MEMORY;
-            disk keeps decoded files in CACHE; off reads files in each epoch.
+        cache: auto keeps arrays in memory, and files too if they need no random crops and take at most
+            IN_MEMORY; disk keeps decoded files in CACHE; off reads files in each epoch.
         crops: random crops will be taken. T is then so large that a crop of mean area is not enlarged.
 
     Raises:
@@ -100,11 +104,11 @@ def load_cached(
 def decoded(
     dataset: ImageData, items: Items, preprocess: Preprocess, replace_bad: bool, bad: dict[int, str]
 ) -> Iterator[np.ndarray]:
-    """The middle squares of all images in parts of (n, S, S, C) uint8, read by threads; shows progress, fills `bad`."""
+    """The middle squares in parts of (n, S, S, C) uint8, read by threads; shows progress, fills `bad`."""
     images = ImageDataset(items, preprocess, seed=0, crop=False, replace_bad=replace_bad, dataset=dataset)
     done = 0
     for results in in_threads(lambda index: images[0, index], range(len(items)), "reading", cores()):
-        samples = []
+        samples: list[Sample] = []
         for sample in results:
             if isinstance(sample, UsageError):
                 raise sample
@@ -117,9 +121,10 @@ def decoded(
 def on_disk(
     dataset: ImageData, items: Items, preprocess: Preprocess, replace_bad: bool
 ) -> tuple[torch.Tensor, dict[int, str]]:
-    """The middle squares in a file of CACHE, mapped into memory; writes the file if there is none of these images.
+    """The middle squares in a file of CACHE, mapped into memory; writes the file if there is none.
 
-    The file's name has a hash of the source files' names, sizes and times, so changed files get another cache file.
+    The file's name has a hash of the source files' names, sizes and times, so changed files get another cache
+    file.
     """
     side, channels = preprocess.image_size, len(preprocess.mean)
     lines = [_stamp(dataset, path) for path, _ in items]
@@ -143,9 +148,7 @@ def on_disk(
                 file.write(part.data)
             with files.atomic_write(path.with_suffix(".json")) as notes:
                 json.dump(errors, notes)
-        print(
-            f"{path}: {len(items)} images of {side}x{side}, {size / 2**20:.0f} MiB; you can delete it at any time"
-        )
+        print(f"{path}: {len(items)} images of {side}x{side}, {size / 2**20:.0f} MiB; it can be deleted")
     bad = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the array is read-only

@@ -34,8 +34,8 @@ def uint8_images(values: np.ndarray | torch.Tensor, where: str) -> np.ndarray:
     """Images as (N, H, W, C) uint8.
 
     Args:
-        values: (N, H, W), arrays (N, H, W, C) or tensors (N, C, H, W), C = 1 or 3; or with the other order of axes,
-            if the sizes are unambiguous. uint8, or floats in [0, 1].
+        values: (N, H, W), arrays (N, H, W, C) or tensors (N, C, H, W), C = 1 or 3; or with the other order of
+            axes, if the sizes are unambiguous. uint8, or floats in [0, 1].
 
     Raises:
         UsageError: another shape or type, or floats out of [0, 1].
@@ -80,7 +80,8 @@ def as_label(label: Any, index: int, name: str) -> int:
 def as_labels(values: Iterable[Any]) -> list[int] | None:
     """The labels of a whole set: of integers, or of (file, label); None if they are anything else."""
     if isinstance(values, np.ndarray | torch.Tensor):
-        return values.tolist() if values.ndim == 1 and not values.dtype.is_floating_point else None
+        array = np.asarray(values)
+        return array.tolist() if array.ndim == 1 and array.dtype.kind in "iu" else None
     entries = [value[1] if isinstance(value, tuple) and len(value) == 2 else value for value in values]
     try:
         return [as_label(entry, i, "") for i, entry in enumerate(entries)]

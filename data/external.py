@@ -1,4 +1,6 @@
-"""Opens data sets from outside of the repository, given as `file.py:Class`, `package.module:Class` or in Python."""
+"""Opens data sets from outside of the repository: `file.py:Class`, `package.module:Class`, or given in
+Python.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -19,28 +21,35 @@ REFUSALS = (ValueError, KeyError, AssertionError, OSError)  # how a class says t
 def open_external(name: str, root: str | Path | None) -> ImageData:
     """The data set that the external `name` means.
 
-    A class or function is called with those of the arguments root, train, split, download=False and transform=None
-    that it takes. `train` (True, False) or `split` ("train"; "val", else "valid" or "test") give the training and
-    the validation part; a set without them is one part. A class derived from `ImageData` gets only `root`.
+    A class or function is called with those of the arguments root, train, split, download=False and
+    transform=None that it takes. `train` (True, False) or `split` ("train"; "val", else "valid" or "test")
+    give the training and the validation part; a set without them is one part. A class derived from
+    `ImageData` gets only `root`.
 
     Raises:
         UsageError: it needs other arguments, or gives no data set.
     """
-    target, short = registry.load(name, "data set"), name.rpartition(":")[2]
+    target: Any = registry.load(name, "data set")
+    short = name.rpartition(":")[2]
     if inspect.isclass(target) and issubclass(target, ImageData):
         return target(root)
     if getattr(target, "__module__", "").startswith("torchvision.datasets") and short in TABLE:
         return getattr(torchvision_sets, short)(root)
     if not inspect.isroutine(target) and not inspect.isclass(target):
+        if root is not None:
+            raise UsageError(
+                f"{short} is a data set already: leave out the folder {root} (--train-data-root)"
+            )
         return as_image_data(target, None, root, short)
-    parameters = inspect.signature(target).parameters
+    make: Callable[..., Any] = target
+    parameters = inspect.signature(make).parameters
     arguments = _arguments(parameters, root, name)
     if "train" in parameters:
-        parts = target(**arguments, train=True), target(**arguments, train=False)
+        parts = make(**arguments, train=True), make(**arguments, train=False)
     elif "split" in parameters:
-        parts = target(**arguments, split="train"), _val_split(target, arguments, name)
+        parts = make(**arguments, split="train"), _val_split(make, arguments, name)
     else:
-        parts = target(**arguments), None
+        parts = make(**arguments), None
     return as_image_data(*parts, root, short)
 
 
@@ -55,18 +64,16 @@ def as_image_data(train: Any, val: Any, root: str | Path | None, name: str) -> I
     for part in (train, val):
         if part is not None and not (hasattr(part, "__len__") and hasattr(part, "__getitem__")):
             raise UsageError(
-                f"{name} gives a {type(part).__name__}, which is no data set: expected an ImageData, or a torch "
-                "Dataset with __len__ and __getitem__ that gives (image, label)"
+                f"{name} gives a {type(part).__name__}, which is no data set: expected an ImageData, or a "
+                "torch Dataset with __len__ and __getitem__ that gives (image, label)"
             )
     return wrap(train, val, root or ".", name)
 
 
 def _arguments(parameters: Any, root: str | Path | None, name: str) -> dict[str, Any]:
-    arguments = {
-        key: value for key, value in {"download": False, "transform": None}.items() if key in parameters
-    }
-    if root is not None and "root" in parameters:
-        arguments["root"] = root
+    values: dict[str, Any] = {"download": False, "transform": None}
+    values |= {} if root is None else {"root": root}
+    arguments = {key: value for key, value in values.items() if key in parameters}
     known = arguments.keys() | {"train", "split"}
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     missing = [
@@ -76,8 +83,8 @@ def _arguments(parameters: Any, root: str | Path | None, name: str) -> dict[str,
         raise UsageError(f"{name} needs a folder: give it as --train-data-root=DIR")
     if missing:
         raise UsageError(
-            f"{name} needs {', '.join(missing)}, which cannot be given: write a function without these arguments "
-            "that returns the data set"
+            f"{name} needs {', '.join(missing)}, which cannot be given: write a function without these "
+            "arguments that returns the data set"
         )
     return arguments
 
@@ -92,6 +99,6 @@ def _val_split(target: Callable[..., Any], arguments: dict[str, Any], name: str)
             errors.append(e)
     reason = str(errors[0]).strip().splitlines()[0] if str(errors[0]).strip() else type(errors[0]).__name__
     raise UsageError(
-        f"{name} takes split, but has none of {', '.join(VAL_SPLITS)} ({reason}): write a function without arguments "
-        "that returns one data set"
+        f"{name} takes split, but has none of {', '.join(VAL_SPLITS)} ({reason}): write a function "
+        "without arguments that returns one data set"
     ) from errors[0]

@@ -16,10 +16,10 @@ SAMPLED = 20  # images whose size is read
 class Folder(ImageData):
     """Images sorted into one folder for each class: `ROOT/<class>/*.jpg`; classes in alphabetical order.
 
-    The layout of torchvision's ImageFolder. Sub-folders of a class are read too; files beside the class folders are
-    not.
-    If ROOT holds `train` and `val` (or `valid`, `validation`, `test`), the second is used for validation.
-    Small squares of one size, such as CIFAR-10's, are not cropped: `image_size` is their side, `min_crop` 1.
+    The layout of torchvision's ImageFolder. Sub-folders of a class are read too; files beside the class
+    folders are not. If ROOT holds `train` and `val` (or `valid`, `validation`, `test`), the second is used
+    for validation. Small squares of one size, such as CIFAR-10's, are not cropped: `image_size` is their
+    side, `min_crop` 1.
     """
 
     layout = "one folder for each class, with two images or more in each"
@@ -45,8 +45,8 @@ class Folder(ImageData):
         val_classes, self.val_items = self._read_classes(val_root)
         if val_classes != classes:
             raise UsageError(f"{val_root} has the classes {val_classes}, and {root / 'train'} has {classes}")
-        parts = f"{len(items)} images in train for training, {len(self.val_items)} in {val_root.name} for validation"
-        self.notes = [f"{self.name} in {root}: {parts}"]
+        val = f"{len(self.val_items)} in {val_root.name} for validation"
+        self.notes = [f"{self.name} in {root}: {len(items)} images in train for training, {val}"]
         return classes, items
 
     @staticmethod

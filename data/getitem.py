@@ -26,9 +26,9 @@ def load_transformed(
         return transforms(rgb_image(source))
     preprocess = Preprocess(dataset.image_size, dataset.min_crop, tuple(dataset.mean), tuple(dataset.std))
     if not augmented:
-        pixels = torch.from_numpy(preprocess.eval(source))
+        pixels = torch.tensor(preprocess.eval(source))
     else:
         key, flipped = torch.randint(2**62, (2,)).tolist()
-        pixels = torch.from_numpy(preprocess.train(source, str(key)))
+        pixels = torch.tensor(preprocess.train(source, str(key)))
         pixels = pixels.flip(1) if dataset.flip and flipped % 2 else pixels
     return preprocess.normalize(pixels[None])[0].contiguous()

@@ -34,7 +34,8 @@ class ImageData:
         deterministic: whether reading an item always gives the same image, so that it can be kept in memory.
         channels: 3 (RGB) or 1 (grey).
         mean, std: of each channel over the set, for pixels in [0, 1].
-        image_size, min_crop, flip, val_part: defaults of the options image_size, min_crop, flip and val_fraction.
+        image_size, min_crop, flip, val_part: defaults of the options image_size, min_crop, flip and
+            val_fraction.
     """
 
     classes: list[str]
@@ -77,7 +78,8 @@ class ImageData:
         if not self.root.is_dir():
             what = f"{self.root} is a file" if self.root.exists() else f"no folder {self.root}"
             raise UsageError(
-                f"{what}: give the images as --train-data-root=DIR, or train on the built-in images with --config=demo"
+                f"{what}: give the images as --train-data-root=DIR, "
+                "or train on the built-in images with --config=demo"
             )
         if test:
             self.classes, self.transforms = [], transforms
@@ -123,7 +125,8 @@ class ImageData:
         """Returns (image, label), or (image, id) of an unlabelled image.
 
         The image is what `transforms` returns; by default float32 (C, S, S), normalized by `mean` and `std`,
-        S = `image_size`: a random crop, flipped half of the time if `flip`, for train=True; else the middle square.
+        S = `image_size`: a random crop, flipped half of the time if `flip`, for train=True; else the middle
+        square.
 
         Raises:
             UsageError: the image cannot be read.
@@ -137,12 +140,13 @@ class ImageData:
     def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
         """Returns (training items, validation items).
 
-        The book (chapter 6) shuffles the files and cuts at 70%. Here the order comes from a hash of (seed, file name),
-        so it depends neither on the folder's place nor on the order of listing. Each part has every class.
+        The book (chapter 6) shuffles the files and cuts at 70%. Here the order comes from a hash of (seed,
+        file name), so it depends neither on the folder's place nor on the order of listing. Each part has
+        every class.
 
         Args:
-            val_fraction: the fraction of each class for validation, in (0, 1); None: the validation part that the set
-                itself defines, else `val_part` of each class.
+            val_fraction: the fraction of each class for validation, in (0, 1); None: the validation part that
+                the set itself defines, else `val_part` of each class.
         """
         if val_fraction is None and self.val_items:
             return self.items, self.val_items

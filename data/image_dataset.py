@@ -51,7 +51,7 @@ class ImageDataset(Dataset):
         while True:
             path = self.items[index][0]
             try:
-                source = self.dataset.load(path) if self.dataset else path
+                source = path if self.dataset is None else self.dataset.load(path)
                 image = self.preprocess.train(source, words) if self.crop else self.preprocess.eval(source)
                 return image, label, (key[0], index), bad
             except UsageError as e:

@@ -60,7 +60,7 @@ def inspect_image(
     """
     digest = ""
     try:
-        source = dataset.load(path) if dataset else path
+        source = path if dataset is None else dataset.load(path)
         if isinstance(source, Image.Image):
             digest = _digest(source.tobytes())
             preprocess.eval(source)
@@ -94,12 +94,12 @@ def is_a(kind: str, image: Image.Image) -> bool:
 def inspect_images(
     dataset: ImageData, items: Items, preprocess: Preprocess, threads: int
 ) -> list[Inspection]:
-    """Inspects all `items`, in order, with a progress bar. Uses threads: Pillow decodes without Python's lock."""
+    """Inspects all `items`, in order, in threads (Pillow decodes without the GIL), with a progress bar."""
     if (pixels := dataset.pixels(items)) is not None:  # arrays are never odd, but may hold duplicates
         size = pixels.shape[2], pixels.shape[1]
         pairs = zip(items, pixels, strict=True)
         return [Inspection(path, label, _digest(image.tobytes()), size) for (path, label), image in pairs]
     inspections = in_threads(
-        lambda item: inspect_image(*item, preprocess, dataset), items, "checking", threads
+        lambda item: inspect_image(item[0], item[1], preprocess, dataset), items, "checking", threads
     )
     return [one for part in inspections for one in part]

@@ -25,7 +25,7 @@ def files_below(root: Path) -> Iterator[Path]:
 
 
 def image_files(root: Path, recursive: bool = True) -> list[Path]:
-    """The image files in `root`, sorted; with `recursive`, also those in its sub-folders, except hidden ones."""
+    """The image files in `root`, and if `recursive` in its sub-folders that are not hidden; sorted."""
     paths = files_below(root) if recursive else root.iterdir()
     return sorted(path for path in paths if is_image(path) and path.is_file())
 
@@ -40,7 +40,8 @@ def first_files(folder: Path, count: int = 100) -> list[Path]:
 def find_unlabelled(root: str | Path) -> list[tuple[str, Path]]:
     """The images of a folder and its sub-folders, or one image file, as (id, path) sorted by id.
 
-    The id of `<number>.jpg` is the number, any other id is the path below `root`. Numbers come first, in order.
+    The id of `<number>.jpg` is the number, any other id is the path below `root`. Numbers come first, in
+    order.
 
     Raises:
         UsageError: there is no such file or folder, or it holds no image.

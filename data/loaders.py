@@ -1,8 +1,8 @@
 """Loaders give the batches of an epoch; `Loader` reads the images with worker processes.
 
 Order and augmentation are determined by keys, not by streams of random numbers: the order of an epoch by
-(seed, epoch), the augmentation of an image by (seed, epoch, index). The number of workers, or an interruption,
-changes nothing of what is computed.
+(seed, epoch), the augmentation of an image by (seed, epoch, index). The number of workers, or an
+interruption, changes nothing of what is computed.
 """
 
 import itertools
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class EpochLoader:
-    """Gives the batches of `items`, one epoch at a time, in the order of `batch_sampler`; a context manager."""
+    """Gives the batches of `items` in the order of `batch_sampler`, epoch by epoch; a context manager."""
 
     items: Items
     batch_sampler: EpochBatchSampler
@@ -57,7 +57,7 @@ class EpochLoader:
         self.close()
 
 
-class Loader(EpochLoader, DataLoader):
+class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is of a narrower type
     """Reads the images from files; the worker processes stay alive between epochs.
 
     Args:
@@ -97,7 +97,7 @@ class Loader(EpochLoader, DataLoader):
             worker_init_fn=workers.init_worker,
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields the batches.
 
         Raises:
@@ -141,7 +141,7 @@ class Loader(EpochLoader, DataLoader):
         _kill(self.processes)
         if self._iterator is not None:
             with suppress(TimeoutError), workers.time_limit(2):  # a killed worker may have held a lock
-                self._iterator._shutdown_workers()
+                self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
 
 

@@ -1,4 +1,4 @@
-"""From an image to RGB pixels: every format and mode that Pillow reads, upright, on white; or a one-line error."""
+"""Reads images of every format and mode that Pillow knows as RGB pixels, upright, on white."""
 
 import logging
 import math
@@ -28,10 +28,11 @@ def read(
     pick: Callable[[tuple[int, int]], Box],
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
-    """Reads the box of an image that `pick` chooses from (width, height), resized to (side, side, 3) uint8, RGB.
+    """Reads the box that `pick` chooses from (width, height), resized to (side, side, 3) uint8, RGB.
 
-    The box is chosen from the file's header, before decoding: a JPEG is then decoded at 1/2, 1/4 or 1/8 of its
-    size if that still has a pixel for each one wanted (libjpeg's DCT scaling). An animation gives its first frame.
+    The box is chosen from the file's header, before decoding: a JPEG is then decoded at 1/2, 1/4 or 1/8 of
+    its size if that still has a pixel for each one wanted (libjpeg's DCT scaling). An animation gives its
+    first frame.
 
     Raises:
         UsageError: the file cannot be read as an image; one line with path and reason.
@@ -41,12 +42,11 @@ def read(
         return np.asarray(pixels.resize((side, side), resample, pick(pixels.size)))
     with _opened(source) as image:
         turn = orientation(image)
-        order = -1 if turn >= 5 else 1
-        width, height = image.size[::order]
+        width, height = (image.height, image.width) if turn >= 5 else image.size
         left, top, right, bottom = pick((width, height))
-        wanted = math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
+        w, h = math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
         with image_errors_as_usage(source):
-            image.draft("RGB", wanted[::order])
+            image.draft("RGB", (h, w) if turn >= 5 else (w, h))
             pixels = upright(rgb(image), turn)
         fx, fy = pixels.width / width, pixels.height / height
         box = (left * fx, top * fy, right * fx, bottom * fy)

@@ -15,8 +15,8 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     Args:
         count: number of images.
-        sample_weights: draw the images with replacement, with probabilities in proportion to these; None: every
-            image comes once an epoch.
+        sample_weights: draw the images with replacement, with probabilities in proportion to these; None:
+            every image comes once an epoch.
 
     Attributes:
         epoch, start: which epoch comes next, and how many of its images to skip.

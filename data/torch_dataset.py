@@ -26,9 +26,9 @@ CLASSES = ("classes", "categories", "class_to_idx", "_characters", "all_categori
 class TorchDataset(ImageData):
     """Wraps torch `Dataset`s whose items are (image, label).
 
-    An image may be a PIL image, a uint8 array (H, W) or (H, W, C), a uint8 tensor (C, H, W), a float tensor in [0, 1],
-    or the `Path` of an image file. A label may be an int or a tensor of one int. Items are read in each epoch, since
-    a Dataset may change them at random.
+    An image may be a PIL image, a uint8 array (H, W) or (H, W, C), a uint8 tensor (C, H, W), a float tensor
+    in [0, 1], or the `Path` of an image file. A label may be an int or a tensor of one int. Items are read in
+    each epoch, since a Dataset may change them at random.
 
     Args:
         train_set: the images for training, or all.
@@ -46,6 +46,7 @@ class TorchDataset(ImageData):
         self,
         train_set: Any,
         val_set: Any = None,
+        *,
         classes: Sequence[str] | None = None,
         root: str | Path = ".",
         name: str | None = None,
@@ -92,7 +93,7 @@ class TorchDataset(ImageData):
 
 
 def wrap(train: Any, val: Any, root: str | Path, name: str) -> ImageData:
-    """An `ArrayData` if the sets hold their images as arrays and change nothing in them, else a `TorchDataset`.
+    """An `ArrayData` if the sets hold arrays that they give unchanged, else a `TorchDataset`.
 
     Raises:
         UsageError: the items are of another type.
@@ -125,7 +126,7 @@ def arrays_of(source: Any, name: str) -> np.ndarray | None:
 
 
 def labels_of(source: Any, name: str) -> list[int]:
-    """The labels of a Dataset: from an attribute of LABELS if it agrees with the items, else by reading every item.
+    """The labels of a Dataset: an attribute of LABELS if it agrees with the items, else all items are read.
 
     Raises:
         UsageError: an item is no (image, label), or its label no integer.
@@ -173,5 +174,5 @@ def classes_of(source: Any) -> list[str] | None:
         if isinstance(values, dict):
             values = sorted(values, key=values.__getitem__)
         if isinstance(values, list | tuple) and values:
-            return [" ".join(value) if isinstance(value, tuple) else str(value) for value in values]
+            return [", ".join(value) if isinstance(value, tuple) else str(value) for value in values]
     return None

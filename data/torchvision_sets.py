@@ -25,7 +25,7 @@ ARCHIVES = (".gz", ".tgz", ".zip", ".tar", ".bz2")
 
 @functools.cache
 def __getattr__(name: str) -> type[ImageData]:
-    """The class of a set in TABLE: its constructor takes (root, transforms, train), as that of `ImageData`."""
+    """The class of a set in TABLE; its constructor takes (root, transforms, train), as in `ImageData`."""
     if name not in TABLE:
         raise AttributeError(name)
     spec = TABLE[name]
@@ -71,7 +71,7 @@ def _classes(name: str, parts: dict[str, Any]) -> list[str] | None:
 
 
 def open_parts(name: str, root: Path) -> dict[str, Any]:
-    """torchvision's data sets for the parts "train" and, if the set defines one, "val"; downloads what is missing.
+    """Opens torchvision's data sets for "train" and, if the set has this part, "val"; downloads if needed.
 
     Raises:
         UsageError: they are not there and cannot be downloaded, or a package is missing.
@@ -125,7 +125,7 @@ def _download(name: str, spec: TorchvisionSet, source: type, root: Path, parts: 
             if not _downloads(source):
                 raise RuntimeError("torchvision does not download it")
             for arguments in parts:
-                source(temp, **arguments, download=True)
+                source(Path(temp), **arguments, download=True)
         except (OSError, RuntimeError, ValueError) as e:
             reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
             raise UsageError(

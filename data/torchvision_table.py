@@ -1,4 +1,6 @@
-"""The classification sets of torchvision: how each is opened, and what is known about it. Imports nothing heavy."""
+"""The classification sets of torchvision: how each is opened, and what is known about it; without importing
+it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +101,7 @@ TABLE = {
         {"image_size": 48, "min_crop": 1.0, "flip": False}),
     "Caltech101": TorchvisionSet(
         "Photographs of objects of 101 kinds: 8,677 (Li, Andreeto, Ranzato, Perona 2004).", ({},),
-        "caltech101/101_ObjectCategories/<class>/*.jpg, caltech101/Annotations"),
+        "caltech101/101_ObjectCategories/<class>/*.jpg, caltech101/Annotations", requires="scipy"),
     "Caltech256": TorchvisionSet(
         "Photographs of objects of 256 kinds and clutter: 30,607 (Griffin, Holub, Perona 2007).", ({},),
         "caltech256/256_ObjectCategories/<class>/*.jpg"),

@@ -29,7 +29,8 @@ class Preprocess:
 
     Attributes:
         image_size: S, the side of the square in pixels.
-        min_crop: the smallest part of the area that a training crop takes, in (0, 1]; 1: the same square as in eval.
+        min_crop: the smallest part of the area that a training crop takes, in (0, 1]; 1: the same square as
+            in eval.
         mean, std: of each channel over the training images, in [0, 1].
         interpolation: "bilinear", "bicubic" or "nearest", as in timm; with antialiasing.
         crop_pct: the part of the shorter side that the middle square takes in eval, in (0, 1], as in timm.
@@ -58,7 +59,7 @@ class Preprocess:
         return asdict(self)
 
     def train(self, source: Path | Image.Image, key: str) -> np.ndarray:
-        """A random crop of random shape (book, chapter 6), (S, S, C) uint8; the middle square if min_crop is 1.
+        """A random crop of random shape (book, chapter 6), (S, S, C) uint8; as `eval` if min_crop is 1.
 
         Args:
             key: determines the crop; (seed, epoch, index) as text.
@@ -78,13 +79,13 @@ class Preprocess:
         return scaled.permute(0, 2, 3, 1)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, S, S, C) uint8 -> (N, C, S, S) float32, channels last, of mean 0 and deviation 1 over the data set."""
+        """(N, S, S, C) uint8 -> (N, C, S, S) float32, channels last: (x / 255 - mean) / std."""
         mean = images.new_tensor(self.mean, dtype=torch.float32) * 255
         scale = 1 / (images.new_tensor(self.std, dtype=torch.float32) * 255)
         return images.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)
 
     def denormalize(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, S, S) float -> (N, S, S, C) uint8, the inverse of `normalize`; values out of range are clipped."""
+        """(N, C, S, S) float -> (N, S, S, C) uint8, the inverse of `normalize`, clipped to 0 to 255."""
         mean, std = (images.new_tensor(values, dtype=torch.float32) * 255 for values in (self.mean, self.std))
         return (images.permute(0, 2, 3, 1).float() * std + mean).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -94,7 +95,7 @@ class Preprocess:
 
 
 def center_square(size: tuple[int, int], part: float = 1.0) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) in the middle of (width, height) whose side is `part` of the shorter one."""
+    """The middle square (left, top, right, bottom) whose side is `part` of the shorter side."""
     width, height = size
     side = max(round(min(width, height) * part), 1)
     left, top = (width - side) // 2, (height - side) // 2

@@ -27,7 +27,7 @@ class Unlabelled(ImageData):
         return ["image"], [(path, 0) for path in paths]
 
     def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:
-        """As in `ImageData`, with at least two images for validation: GAN metrics compare images with each other."""
+        """As in `ImageData`, with at least two images for validation: GAN metrics compare images."""
         return super().split(max(val_fraction or self.val_part, 2 / len(self.items)), seed)
 
     @staticmethod

@@ -3,8 +3,9 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 SHARED_MEMORY = ("Bus error", "shared memory", "No space left on device")  # as torch says it
 TOO_MANY_FILES = ("Too many open files", "received 0 items of ancdata")
 
-_torch_handlers: list[Callable[[int, object], object]] = []
+_torch_handlers: list[Any] = []
 
 
 def init_worker(_: int) -> None:
@@ -26,7 +27,7 @@ def init_worker(_: int) -> None:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Processes started in the block do not get Ctrl-C or SIGTERM, which terminals and schedulers send to all."""
+    """Processes started in the block ignore Ctrl-C and SIGTERM, which are sent to all processes at once."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -39,7 +40,7 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in a block that takes longer; only on the main thread, and on systems with SIGALRM."""
+    """Raises TimeoutError if the block takes longer; only on the main thread, and if there is SIGALRM."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -58,10 +59,10 @@ def _too_late(*_: object) -> None:
 
 @contextmanager
 def watchdog(timeout: float) -> Iterator[None]:
-    """Raises only within the block if a worker dies or has died, or if the block takes more than `timeout` seconds.
+    """Raises, only within the block, if a worker has died or the block takes more than `timeout` seconds.
 
-    torch reports a worker's death from a SIGCHLD handler, which raises wherever the program is, even in the middle of
-    a step. torch's own timeout does not notice a worker that freezes while it sends a batch.
+    torch reports a worker's death from a SIGCHLD handler, which raises wherever the program is, even in the
+    middle of a step. torch's own timeout does not notice a worker that freezes while it sends a batch.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
@@ -106,8 +107,8 @@ def failure(error: Exception, timeout: float, awaited: str) -> RunError | None:
         )
     if isinstance(error, TimeoutError) or "DataLoader timed out" in text:
         return RunError(
-            f"no batch came for {timeout:g} s: a worker process hangs, or the disk is very slow; it was reading "
-            f"{awaited}. Look at these files, or wait longer: --data-timeout={2 * timeout:g}"
+            f"no batch came for {timeout:g} s: a worker process hangs, or the disk is very slow; it was "
+            f"reading {awaited}. Look at these files, or wait longer: --data-timeout={2 * timeout:g}"
         )
     if "DataLoader worker (pid" in text:
         how = text.partition("DataLoader worker ")[2].split("\n")[0].rstrip(". ")

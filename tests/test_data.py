@@ -1,4 +1,4 @@
-"""Data sets, splits, decoding and batches: what is read, in which order, and that nothing but the keys decides it."""
+"""Data sets, splits, decoding and batches: what is read, in which order, and that only the keys decide it."""
 
 from pathlib import Path
 
@@ -21,7 +21,15 @@ from utils.errors import UsageError
 def test_dogcat_reads_kaggles_layout_and_leaves_strays_out(dogcat, tmp_path):
     for path in (dogcat / "train").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    for stray in ("Thumbs.db", ".DS_Store", "cat.jpg", "bird.1.jpg", "dog.x.jpg", "._cat.1.jpg", "readme.txt"):
+    for stray in (
+        "Thumbs.db",
+        ".DS_Store",
+        "cat.jpg",
+        "bird.1.jpg",
+        "dog.x.jpg",
+        "._cat.1.jpg",
+        "readme.txt",
+    ):
         (tmp_path / stray).write_text("stray")
     (tmp_path / "cat.99.jpg").mkdir()
     found = data.open("DogCat", tmp_path)
@@ -87,10 +95,12 @@ def test_the_split_depends_on_seed_and_names_only(dogcat, tmp_path):
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (64, 64), (50, 40)])
 def test_eval_equals_resize_and_center_crop(size, tmp_path):
-    """A smooth picture, as a JPEG that is decoded at a part of its size and as a PNG, against torchvision's way."""
+    """A smooth picture, as a JPEG decoded at a part of its size and as a PNG, compared with torchvision."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x * 255 / width, y * 255 / height, 127 + 60 * np.sin(x / width * 9 + y / height * 5)], axis=-1)
+    pixels = np.stack(
+        [x * 255 / width, y * 255 / height, 127 + 60 * np.sin(x / width * 9 + y / height * 5)], axis=-1
+    )
     image = Image.fromarray(pixels.astype(np.uint8))
     expected = np.asarray(tv.CenterCrop(64)(tv.Resize(64)(image)), dtype=int)
     for name in ("a.png", "a.jpg"):
@@ -105,7 +115,9 @@ def test_jpegs_are_not_decoded_whole(tmp_path, monkeypatch):
     path = picture(tmp_path / "big.jpg", size=(1600, 1200))
     sizes = []
     convert = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode))
+    monkeypatch.setattr(
+        Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode)
+    )
     Preprocess(100).eval(path)
     assert sizes == [(200, 150)]
 
@@ -154,7 +166,10 @@ def test_a_file_that_is_no_image_is_named(content, tmp_path):
 def test_a_bad_image_is_one_line_from_a_worker_too(workers, dogcat, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"bad")
     items = [(tmp_path / "bad.jpg", 0), (tmp_path / "bad.jpg", 1)]
-    with pytest.raises(UsageError) as error, Loader(items, Preprocess(16), EpochBatchSampler(2, 2), workers) as loader:
+    with (
+        pytest.raises(UsageError) as error,
+        Loader(items, Preprocess(16), EpochBatchSampler(2, 2), workers) as loader,
+    ):
         list(loader)
     assert "\n" not in str(error.value) and "bad.jpg" in str(error.value)
 
@@ -171,7 +186,9 @@ def test_workers_and_earlier_epochs_change_nothing(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     alone = batches(items, workers=0, epoch=4)
     augment = Augment(3, len(items), flip=True, shift=2, cutout=5)
-    with Loader(items, Preprocess(24, min_crop=0.3), EpochBatchSampler(len(items), 5, 3), 2, augment) as loader:
+    with Loader(
+        items, Preprocess(24, min_crop=0.3), EpochBatchSampler(len(items), 5, 3), 2, augment
+    ) as loader:
         list(loader.set_epoch(0))
         for got, expected in zip(loader.set_epoch(4), alone, strict=True):
             assert torch.equal(got.images, expected[0]) and torch.equal(got.labels, expected[1])
@@ -182,7 +199,9 @@ def test_epochs_and_seeds_differ(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     first, second, other = batches(items, 0, 0), batches(items, 0, 1), batches(items, 0, 0, seed=4)
     assert not torch.equal(first[0][2], second[0][2]) and not torch.equal(first[0][2], other[0][2])
-    by_index = [{int(i): im for b in part for im, i in zip(b[0], b[2], strict=True)} for part in (first, second)]
+    by_index = [
+        {int(i): im for b in part for im, i in zip(b[0], b[2], strict=True)} for part in (first, second)
+    ]
     assert sum(torch.equal(by_index[0][i], by_index[1][i]) for i in by_index[0]) == 0
     plain = [
         {int(i): im for b in batches(items, 0, e, augment=False) for im, i in zip(b[0], b[2], strict=True)}
@@ -218,10 +237,45 @@ def test_normalize():
     images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     got = Preprocess(8).normalize(images)
     expected = torch.stack(
-        [tv.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(x / 255) for x in images.permute(0, 3, 1, 2)]
+        [
+            tv.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(x / 255)
+            for x in images.permute(0, 3, 1, 2)
+        ]
     )
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_denormalize_undoes_normalize():
+    for preprocess in (Preprocess(8), Preprocess(8, mean=(0.3,), std=(0.2,))):
+        images = torch.randint(0, 256, (2, 8, 8, len(preprocess.mean)), dtype=torch.uint8)
+        assert torch.equal(preprocess.denormalize(preprocess.normalize(images)), images)
+    wide = Preprocess(8, mean=(0.5,) * 3, std=(0.5,) * 3).denormalize(
+        torch.tensor([-3.0, 0.0, 3.0]).view(1, 3, 1, 1)
+    )
+    assert wide.tolist() == [[[[0, 128, 255]]]]
+
+
+def test_preprocess_of_old_checkpoints_and_wrong_values():
+    old = {"image_size": 32, "min_crop": 0.25, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert Preprocess(**old) == Preprocess(**old, interpolation="bilinear", crop_pct=1.0)
+    assert Preprocess(**Preprocess(**old, crop_pct=0.9).state_dict()) == Preprocess(**old, crop_pct=0.9)
+    with pytest.raises(UsageError, match="Did you mean bicubic"):
+        Preprocess(32, interpolation="bicubc")
+    for crop_pct in (0, 1.1, -1):
+        with pytest.raises(UsageError, match="crop_pct"):
+            Preprocess(32, crop_pct=crop_pct)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_crop_pct_and_interpolation_are_those_of_torchvision(interpolation, tmp_path):
+    y, x = np.mgrid[0:200, 0:300]
+    pixels = np.stack([x * 0.8, y * 1.2, 127 + 60 * np.sin(x / 20)], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    resize = tv.Resize(80, tv.InterpolationMode(interpolation))
+    expected = np.asarray(tv.CenterCrop(60)(resize(Image.fromarray(pixels))), dtype=int)
+    got = Preprocess(60, interpolation=interpolation, crop_pct=0.75).eval(tmp_path / "a.png").astype(int)
+    assert np.abs(got - expected).mean() < 1
 
 
 def test_unlabelled_ids(tmp_path):
@@ -247,5 +301,7 @@ def test_adding_a_data_set_is_adding_one_file(tmp_path):
     from utils import registry
 
     (tmp_path / "mine.py").write_text("class Mine(ImageData):\n    '''My images.'''\n")
-    (tmp_path / "more.py").write_text("from data.mine import Mine\n\nclass More(Mine):\n    '''More of them.'''\n")
+    (tmp_path / "more.py").write_text(
+        "from data.mine import Mine\n\nclass More(Mine):\n    '''More of them.'''\n"
+    )
     assert list(registry.scan(Path(tmp_path), "ImageData")) == ["Mine", "More"]

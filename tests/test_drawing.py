@@ -119,12 +119,25 @@ def test_a_set_that_is_there_is_left_alone(tmp_path, monkeypatch):
     assert files(tmp_path / "demo") == before
 
 
-def test_something_else_in_the_way_is_an_error_and_is_kept(tmp_path):
+def test_other_files_in_the_folder_are_kept(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("keep")
-    with pytest.raises(OSError):
+    drawing.write(tmp_path / "demo", train_per_class=1, test=1)
+    written = files(tmp_path / "demo")
+    assert written.pop("mine.txt") == b"keep" and set(written) == {
+        "train/cat.0.jpg",
+        "train/dog.0.jpg",
+        "test1/1.jpg",
+    }
+
+
+def test_a_file_in_the_way_is_an_error_and_is_kept(tmp_path):
+    (tmp_path / "demo").write_text("keep")
+    with pytest.raises(FileExistsError):
         drawing.write(tmp_path / "demo", train_per_class=1, test=1)
-    assert files(tmp_path / "demo") == {"mine.txt": b"keep"}
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"] and (
+        tmp_path / "demo"
+    ).read_text() == "keep"
 
 
 def test_another_process_that_is_first_wins_and_both_end_well(tmp_path, monkeypatch):

@@ -50,7 +50,11 @@ def test_every_exif_orientation_is_read_upright(orientation, name, tmp_path):
 
 
 def test_damaged_exif_data_are_no_hindrance(tmp_path):
-    for junk in (b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 40):
+    for junk in (
+        b"Exif\0\0",
+        b"Exif\0\0MM\0*\0\0\0\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 40,
+    ):
         halves().save(tmp_path / "a.jpg", exif=junk)
         assert close(corners(tmp_path / "a.jpg"), (RED, BLUE))
 
@@ -86,10 +90,14 @@ def test_palette_with_a_transparency_for_each_colour_warns_of_nothing(tmp_path):
 
 
 def test_cmyk_is_read_as_ink(tmp_path):
-    halves().convert("CMYK").save(tmp_path / "a.jpg", quality=95)  # inverted, with Adobe's marker, as Photoshop's
+    halves().convert("CMYK").save(
+        tmp_path / "a.jpg", quality=95
+    )  # inverted, with Adobe's marker, as Photoshop's
     assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
     halves().convert("CMYK").save(tmp_path / "a.tif")
-    assert close(corners(tmp_path / "a.jpg"), (RED, BLUE), 25) and close(corners(tmp_path / "a.tif"), (RED, BLUE))
+    assert close(corners(tmp_path / "a.jpg"), (RED, BLUE), 25) and close(
+        corners(tmp_path / "a.tif"), (RED, BLUE)
+    )
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
@@ -127,7 +135,11 @@ def test_no_word_of_pillow_reaches_the_terminal(command, tmp_path, tiny_run):
     halves().quantize(16).save(tmp_path / "in" / "a.png", transparency=bytes([255] * 16))
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("ignore", module="PIL")  # pytest shows all
-        flags = [f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/in", f"--result-file={tmp_path}/o.csv"]
+        flags = [
+            f"--load-path={tiny_run}",
+            f"--test-data-root={tmp_path}/in",
+            f"--result-file={tmp_path}/o.csv",
+        ]
         code, _, err = command("test", *flags, "--num-workers=0", "--use-gpu=false")
     assert code == 0 and not err and not [w for w in caught if "PIL" in w.filename]
 

@@ -1,4 +1,4 @@
-"""Sets that are held in memory or in a cache file: what is read, how it is augmented, and that keys decide it."""
+"""Sets in memory or in a cache file: what is read, how it is augmented, and that keys decide it."""
 
 import gzip
 import os
@@ -17,7 +17,7 @@ from torchvision import datasets
 import data
 from config import Config
 from data import cache as cached
-from data.augment import Augment
+from data.augment import Augment, gaussian, rotated, uniform
 from data.cache import CachedLoader, load_cached
 from data.loaders import EpochBatchSampler, Loader
 from data.transforms import Preprocess
@@ -33,7 +33,9 @@ def cache_folder(tmp_path, monkeypatch) -> Path:
 
 def everything(loader, epoch=0) -> dict[int, torch.Tensor]:
     return {
-        int(i): image.clone() for b in loader.set_epoch(epoch) for image, i in zip(b.images, b.indices, strict=True)
+        int(i): image.clone()
+        for b in loader.set_epoch(epoch)
+        for image, i in zip(b.images, b.indices, strict=True)
     }
 
 
@@ -118,7 +120,9 @@ def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_download_that_ends_well_is_moved_to_its_place(mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.MNIST, "download", lambda self: shutil.copytree(mnist, self.root, dirs_exist_ok=True))
+    monkeypatch.setattr(
+        datasets.MNIST, "download", lambda self: shutil.copytree(mnist, self.root, dirs_exist_ok=True)
+    )
     assert len(data.open("MNIST", tmp_path / "new").items) == 240
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]
 
@@ -127,7 +131,10 @@ def test_cifar10(tmp_path, monkeypatch):
     folder, rng = tmp_path / "cifar-10-batches-py", np.random.default_rng(0)
     folder.mkdir()
     for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
-        batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+        batch = {
+            "data": rng.integers(0, 256, (20, 3072), dtype=np.uint8),
+            "labels": [i % 10 for i in range(20)],
+        }
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: Path(path).exists())
@@ -188,7 +195,9 @@ def test_each_image_is_mirrored_in_every_other_epoch():
     as_is = [[torch.equal(a, b) for a, b in zip(epoch, images, strict=True)] for epoch in epochs]
     assert as_is[0] == as_is[2] and as_is[1] == as_is[3] == [not one for one in as_is[0]]
     assert 8 < sum(as_is[0]) < 32
-    assert all(torch.equal(epochs[0][i] if not as_is[0][i] else epochs[1][i], images[i].flip(1)) for i in range(40))
+    assert all(
+        torch.equal(epochs[0][i] if not as_is[0][i] else epochs[1][i], images[i].flip(1)) for i in range(40)
+    )
 
 
 def test_cutout_covers_a_square_with_the_mean_colour():
@@ -197,7 +206,9 @@ def test_cutout_covers_a_square_with_the_mean_colour():
     covered = (got[..., 0] == 9) & (got[..., 1] == 8) & (got[..., 2] == 7)
     assert ((got != 0).any(-1) == covered).all()
     areas = covered.sum(dim=(1, 2))
-    assert areas.max() == 36 and areas.min() >= 9 and len({tuple(c.nonzero()[0].tolist()) for c in covered}) > 20
+    assert (
+        areas.max() == 36 and areas.min() >= 9 and len({tuple(c.nonzero()[0].tolist()) for c in covered}) > 20
+    )
 
 
 def test_the_changes_of_an_image_depend_on_its_keys_alone():
@@ -208,6 +219,60 @@ def test_the_changes_of_an_image_depend_on_its_keys_alone():
     assert torch.equal(augment(images[order], 3, order), together[order])
     assert not torch.equal(augment(images, 4, list(range(30))), together)
     assert not torch.equal(Augment(6, 30, flip=True, shift=2, cutout=4)(images, 3, list(range(30))), together)
+
+
+def draws_of_before(seed, epoch, count):
+    """The numbers that flip, shift and cutout have always used."""
+    return np.random.default_rng((seed, epoch + 1)).random((count, 4), dtype=np.float32)
+
+
+def test_rotation_and_noise_leave_the_other_draws_alone():
+    images = torch.randint(0, 256, (30, 12, 12, 3), dtype=torch.uint8)
+    indices, kwargs = list(range(30)), {"flip": True, "shift": 2, "cutout": 4}
+    plain = Augment(5, 30, **kwargs)(images, 3, indices)
+    tiny = Augment(5, 30, **kwargs, rotate=1e-4, noise=1e-4)(images, 3, indices)
+    assert torch.equal(plain, tiny) or (plain.int() - tiny.int()).abs().max() <= 1
+    assert (uniform(5, 3, 30) == draws_of_before(5, 3, 30)).all()
+
+
+def test_a_rotation_by_a_quarter_is_a_transposition():
+    images = torch.randint(0, 256, (3, 9, 9, 3), dtype=torch.uint8)
+    got = rotated(images, torch.tensor([90.0, -90.0, 0.0]), (0, 0, 0))
+    assert torch.equal(got[0], torch.rot90(images[0], 1)) and torch.equal(got[1], torch.rot90(images[1], -1))
+    assert torch.equal(got[2], images[2])
+
+
+def test_rotation_fills_the_corners_and_is_as_pils():
+    smooth = np.kron(np.arange(16).reshape(4, 4) * 16, np.ones((8, 8))).astype(np.uint8)
+    image = torch.from_numpy(smooth)[None, :, :, None]
+    got = rotated(image, torch.tensor([20.0]), (77,))[0, ..., 0]
+    pil = np.asarray(Image.fromarray(smooth).rotate(20, Image.Resampling.BILINEAR, fillcolor=77))
+    assert got[0, 0] == got[-1, -1] == 77
+    assert np.abs(got[3:-3, 3:-3].int().numpy() - pil[3:-3, 3:-3].astype(int)).mean() < 1
+
+
+def test_angles_and_noise_depend_on_the_keys_alone():
+    images = torch.randint(0, 256, (30, 12, 12, 3), dtype=torch.uint8)
+    augment = Augment(5, 30, rotate=30, noise=0.1, fill=(1, 2, 3))
+    together = augment(images, 3, list(range(30)))
+    assert torch.equal(augment(images[[7, 2, 29]], 3, [7, 2, 29]), together[[7, 2, 29]])
+    for other in (
+        augment(images, 4, list(range(30))),
+        Augment(6, 30, rotate=30, noise=0.1)(images, 3, list(range(30))),
+    ):
+        assert all(not torch.equal(a, b) for a, b in zip(other, together, strict=True))
+
+
+def test_noise_is_gaussian_and_independent():
+    images = torch.full((40, 32, 32, 3), 128, dtype=torch.uint8)
+    got = Augment(0, 40, noise=0.1)(images, 0, list(range(40))).float() - 128
+    assert abs(got.mean()) < 0.3 and got.std() == pytest.approx(25.5, rel=0.02)
+    z = gaussian(torch.tensor([[1, 2], [1, 3]], dtype=torch.int32), 200_000, torch.device("cpu"))
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        assert (z**power).mean() == pytest.approx(moment, abs=0.05)
+    one, other, after = z[0], z[1], z[0].roll(1)
+    assert abs((one * other).mean()) < 0.01 and abs((one * after).mean()) < 0.01
+    assert len({tuple(row.tolist()) for row in got.flatten(1)[:, :20]}) == 40
 
 
 # ---- held images
@@ -227,9 +292,46 @@ def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
         assert list(everything(in_memory.set_epoch(0, 10)))[:3] != list(one)[:3]
 
 
+def test_crops_come_out_of_arrays_too(mnist):
+    found = data.open("MNIST", mnist)
+    preprocess, items = Preprocess(28, 0.3, found.mean, found.std), found.items[:40]
+    images, _ = load_cached(found, items, preprocess, "auto", False, crops=True)
+    assert images.shape == (40, 35, 35, 1)
+    loader = CachedLoader(items, images, preprocess, EpochBatchSampler(40, 8, 0), Augment(0, 40))
+    first, other = everything(loader, 0), everything(loader, 1)
+    assert all(image.shape == (28, 28, 1) for image in first.values())
+    assert sum(torch.equal(first[i], other[i]) for i in first) < 3
+    assert load_cached(found, items, preprocess, "auto", False, crops=False)[0].shape == (40, 28, 28, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.8])
+def test_arrays_are_resized_as_files_are(interpolation, crop_pct, tmp_path):
+    y, x = np.mgrid[0:50, 0:70]
+    pixels = np.stack([x * 3, y * 5, x + y], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    preprocess = Preprocess(24, interpolation=interpolation, crop_pct=crop_pct)
+    from_file = preprocess.eval(tmp_path / "a.png").astype(int)
+    from_array = cached.resized(torch.from_numpy(pixels)[None], preprocess)[0].numpy().astype(int)
+    assert np.abs(from_file - from_array).max() <= (1 if interpolation != "nearest" else 0)
+    assert (preprocess.train(tmp_path / "a.png", "0/0/0") == from_file).all()
+
+
+def test_the_cache_on_disk_knows_interpolation_and_crop(dogcat, cache_folder):
+    found = data.open("DogCat", dogcat / "train")
+    images = [
+        load_cached(found, found.items, Preprocess(24, **kwargs), "disk", False, crops=False)[0].clone()
+        for kwargs in ({}, {"interpolation": "bicubic"}, {"crop_pct": 0.7})
+    ]
+    assert not torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+    assert len(list(cache_folder.glob("*.npy"))) == 3
+
+
 def test_what_is_not_held(dogcat, monkeypatch):
     found = data.open("DogCat", dogcat / "train")
-    assert load_cached(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None  # crops differ
+    assert (
+        load_cached(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None
+    )  # crops differ
     assert load_cached(found, found.items, Preprocess(24, 1.0), "off", False, crops=True) is None
     monkeypatch.setattr(cached, "IN_MEMORY", 1000)
     assert load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
@@ -244,7 +346,9 @@ def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache_folder, 
     (path,) = cache_folder.glob("*.npy")
     with monkeypatch.context() as patch:
         patch.setattr(cached, "decoded", None)  # would raise where a file is read again
-        assert torch.equal(load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
+        assert torch.equal(
+            load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images
+        )
     changed = picture(found.items[3][0])
     os.utime(changed, ns=(1, 1))
     new = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
@@ -266,7 +370,9 @@ def test_random_crops_come_out_of_larger_squares(dogcat):
     assert load_cached(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
 
 
-def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache_folder, monkeypatch):
+def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(
+    dogcat, tmp_path, cache_folder, monkeypatch
+):
     root = shutil.copytree(dogcat / "train", tmp_path / "train")
     (root / "cat.3.jpg").write_bytes(b"bad")
     found = data.open("DogCat", root)
@@ -276,7 +382,9 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat
     images, bad = load_cached(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
     index = [path.name for path, _ in found.items].index("cat.3.jpg")
     assert list(bad) == [index] and "cat.3.jpg" in bad[index]
-    loader = CachedLoader(found.items, images, Preprocess(24), EpochBatchSampler(len(found.items), 5), None, bad)
+    loader = CachedLoader(
+        found.items, images, Preprocess(24), EpochBatchSampler(len(found.items), 5), None, bad
+    )
     assert [line for batch in loader for line in batch.bad] == [bad[index]]
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10))
@@ -307,7 +415,13 @@ def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, comma
 
 
 def test_check_looks_at_both_parts(command, mnist, tmp_path):
-    words = ["check", "--dataset=MNIST", f"--train-data-root={mnist}", "--model=LeNet", f"--checkpoint-dir={tmp_path}"]
+    words = [
+        "check",
+        "--dataset=MNIST",
+        f"--train-data-root={mnist}",
+        "--model=LeNet",
+        f"--checkpoint-dir={tmp_path}",
+    ]
     code, out, err = command(*words)
     assert code == 0 and "300 images (240 for training, 60 for validation)" in out, err
     assert "0 30, 1 30, 2 30" in out and "28 to 28 pixels" in out and "loss 2." in out
@@ -323,7 +437,9 @@ def test_a_shift_larger_than_the_image_is_refused(command, mnist, tmp_path):
         f"--checkpoint-dir={tmp_path}",
     ]
     code, _, err = command(*words)
-    assert code == 2 and "--shift=28 is too much for images of 28 pixels" in err and not list(tmp_path.iterdir())
+    assert (
+        code == 2 and "--shift=28 is too much for images of 28 pixels" in err and not list(tmp_path.iterdir())
+    )
 
 
 RECIPE = [
@@ -336,7 +452,13 @@ RECIPE = [
     "--ema=0.9",
     "--accumulate=2",
 ]
-RECIPE += ["--clip-grad=1", "--label-smoothing=0.1", "--warmup=0.2", "--scheduler=linear", "--balance=sampler"]
+RECIPE += [
+    "--clip-grad=1",
+    "--label-smoothing=0.1",
+    "--warmup=0.2",
+    "--scheduler=linear",
+    "--balance=sampler",
+]
 
 
 @pytest.mark.parametrize("amp, optimizer", [("off", "Muon"), ("bf16", "SGD")])

@@ -1,4 +1,4 @@
-"""Pictures that people look at instead of reading tables."""
+"""Contact sheets and animations of images."""
 
 import math
 from pathlib import Path
@@ -16,12 +16,12 @@ SIDE, STRIP, COLUMNS = 128, 16, 8  # pixels, pixels, thumbnails a row
 def predictions(
     images: np.ndarray, labels: torch.Tensor, logits: torch.Tensor, classes: list[str], count: int = 16
 ) -> np.ndarray:
-    """The first `count` images, each over a strip with the predicted class and its probability.
+    """Draws the first `count` images, each above a strip with the predicted class and its probability.
 
     Args:
         images: (N, S, S, 3) or (N, S, S, 1) uint8. labels: (N,). logits: (N, K).
     Returns:
-        (H, W, 3) uint8; the strip is green where the prediction is right, red where it is wrong.
+        (H, W, 3) uint8; the strip is green if the prediction is right, else red.
     """
     probs, predicted = logits.softmax(dim=1).max(dim=1)
     count = min(count, len(images))
@@ -39,7 +39,7 @@ def predictions(
 
 
 def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """(N, S, S, C) uint8 in rows, as nearly a square as N allows; (H, W, 3) uint8, white between."""
+    """Puts (N, S, S, C) uint8 images into a nearly square grid, with white gaps; returns (H, W, 3) uint8."""
     count, side = images.shape[:2]
     columns = math.ceil(math.sqrt(count))
     rows = -(-count // columns)
@@ -51,14 +51,14 @@ def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
 
 
 def write(path: str | Path, image: np.ndarray) -> None:
-    """Writes an (H, W, 3) uint8 picture as a PNG, whole or not at all."""
+    """Writes an (H, W, 3) uint8 image as a PNG, atomically."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(path, "wb") as file:
         Image.fromarray(image).save(file, format="png")
 
 
 def write_walk(path: str | Path, images: np.ndarray) -> None:
-    """Writes (N, S, S, C) uint8 as a GIF that goes to and fro, or else side by side as a PNG."""
+    """Writes (N, S, S, C) uint8 as a GIF that plays forwards and backwards, or side by side as a PNG."""
     frames = [grid(image[None]) for image in images]
     if Path(path).suffix.lower() == ".gif":
         first, *rest = (Image.fromarray(frame) for frame in frames + frames[-2:0:-1])

@@ -1,19 +1,19 @@
-"""How far long work is: a tqdm bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a tqdm bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
 from tqdm import tqdm
 
-EVERY = 30  # seconds between two plain lines
+EVERY = 30  # seconds between two lines
 
 
 class Progress:
-    """Counts images up to `total`; shows figures, images a second and the time left."""
+    """Counts images up to `total`; shows figures, images per second and the time left."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self.title, self.total, self.done, self.count, self.figures = title, total, done, done, ""
@@ -21,7 +21,13 @@ class Progress:
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(
-                total=total, desc=title, initial=done, unit=" img", leave=False, dynamic_ncols=True, smoothing=0.1
+                total=total,
+                desc=title,
+                initial=done,
+                unit=" img",
+                leave=False,
+                dynamic_ncols=True,
+                smoothing=0.1,
             )
 
     def update(self, images: int) -> None:
@@ -33,18 +39,18 @@ class Progress:
             self.last_line = time.monotonic()
             left = (self.total - self.count) / max(self.rate, 1e-9)
             rate = f"{self.rate:.1f} img/s  {left:.0f} s left"
-            with suppress(OSError):  # nobody reads on
+            with suppress(OSError):  # the output is closed
                 print(f"{self.title} {self.count}/{self.total}  {self.figures}  {rate}", flush=True)
 
     def show(self, **figures: float) -> None:
-        """Sets the figures beside the bar."""
+        """Sets the figures that are shown next to the bar."""
         self.figures = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         if self.bar is not None:
             self.bar.set_postfix_str(self.figures, refresh=False)
 
     @property
     def rate(self) -> float:
-        """Images a second since the start."""
+        """Images per second since the start."""
         return (self.count - self.done) / max(time.monotonic() - self.start, 1e-9)
 
     def close(self) -> None:
@@ -53,12 +59,14 @@ class Progress:
                 self.bar.close()
 
 
-T, R = TypeVar("T"), TypeVar("R")
-AT_ONCE = 256  # items given to the threads before the next ones are
+T = TypeVar("T", bound=Sized)
+R = TypeVar("R")
+Item = TypeVar("Item")
+AT_ONCE = 256  # items per list
 
 
 def with_progress(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """The batches, with a progress bar over `total` images."""
+    """Yields the batches, with a progress bar over `total` images."""
     bar = Progress(title, total)
     for batch in batches:
         yield batch
@@ -66,8 +74,13 @@ def with_progress(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
     bar.close()
 
 
-def in_threads(work: Callable[[T], R], items: Sequence[T], title: str, threads: int) -> Iterator[list[R]]:
-    """`work` of each item, in order, in lists of up to AT_ONCE, with a bar. For what runs outside of Python's lock."""
+def in_threads(
+    work: Callable[[Item], R], items: Sequence[Item], title: str, threads: int
+) -> Iterator[list[R]]:
+    """Yields `work(item)` of all items, in order, in lists of up to AT_ONCE, with a progress bar.
+
+    For work that releases the GIL, such as decoding images.
+    """
 
     def parts() -> Iterator[list[R]]:
         with ThreadPoolExecutor(max(threads, 1)) as pool:

@@ -11,8 +11,8 @@ from data.demo import drawing
 class Demo(DogCat):
     """Drawn cats and dogs in the layout of Dogs vs. Cats, made on first use; needs no download.
 
-    Labelled images are in `data/demo/train`, unlabelled ones in `data/demo/test1`, as on Kaggle. Another root must
-    also end in `demo/train`.
+    Labelled images are in `data/demo/train`, unlabelled ones in `data/demo/test1`, as on Kaggle. Another root
+    must also end in `demo/train`.
     """
 
     home = "data/demo/train"

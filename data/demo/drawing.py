@@ -1,10 +1,10 @@
-"""The pictures of the built-in data set `demo`: drawn cats and dogs, laid out as Kaggle's Dogs vs. Cats.
+"""The pictures of the built-in data set Demo: drawn cats and dogs, in the layout of Kaggle's Dogs vs. Cats.
 
-Shape alone tells a cat from a dog: ears, muzzle, eyes, whiskers. Everything else (colours, ground, light,
-place, size, tilt, markings) is chosen by lot before the kind is looked at, and each colour covers about the
+Cats and dogs differ only in shape: ears, muzzle, eyes, whiskers. Everything else (colours, ground, light,
+place, size, tilt, markings) is drawn at random, independently of the kind, and each colour covers about the
 same area in both.
 
-An animal's lengths are in half head widths: (0, 0) is the middle of the head, x points right, y points down.
+Lengths are in half head widths: (0, 0) is the middle of the head, x points right, y points down.
 """
 
 import colorsys
@@ -17,12 +17,12 @@ from types import SimpleNamespace
 
 from PIL import Image, ImageDraw
 
-from data.demo.pen import Colour, Pen, flip, oval, smooth, whole
+from data.demo.pen import Colour, Pen, flip, mirrored, oval, smooth
 
 KINDS = ("cat", "dog")
-ZOOM = 2  # pictures are drawn this much larger and scaled down, for smooth edges
+ZOOM = 2  # pictures are drawn larger by this factor and scaled down, for smooth edges
 
-# Right halves, from the top down to the chin.
+# Right halves of outlines, from the top down to the chin.
 CAT_HEAD = [(0, -0.76), (0.5, -0.72), (0.92, -0.15), (0.96, 0.25), (0.55, 0.74), (0, 0.84)]
 DOG_HEAD = [(0, -0.86), (0.5, -0.78), (0.76, -0.25), (0.72, 0.35), (0.5, 0.86), (0, 1.0)]
 DOG_MUZZLE = [(0, 0.02), (0.28, 0.2), (0.44, 0.55), (0.28, 0.86), (0, 0.9)]
@@ -32,16 +32,16 @@ PUPIL, GLINT = (15, 15, 20), (245, 245, 245)
 
 
 def tone(hue: float, light: float, depth: float) -> Colour:
-    """The colour of a hue, lightness and saturation in [0, 1]; lightness is kept off pure black and white."""
+    """The colour of a hue, lightness and saturation in [0, 1]; lightness is limited to [0.04, 0.96]."""
     return tuple(round(255 * c) for c in colorsys.hls_to_rgb(hue % 1, min(max(light, 0.04), 0.96), depth))
 
 
 def choose_look(rng: Random) -> SimpleNamespace:
-    """What both kinds share: colours, markings, expression, and which way the face looks."""
+    """What does not depend on the kind: colours, markings, expression, and which way the face looks."""
     dark, bright = rng.uniform(0.1, 0.4), rng.uniform(0.6, 0.9)
     coat, ground = (dark, bright) if rng.random() < 0.5 else (bright, dark)
     away = 1 if coat < 0.5 else -1  # the direction of lightness in which details show on the coat
-    hue = rng.uniform(0.02, 0.13) if rng.random() < 0.5 else rng.random()  # half of them as in nature
+    hue = rng.uniform(0.02, 0.13) if rng.random() < 0.5 else rng.random()  # half of them natural
     depth = rng.uniform(0.1, 0.7)
     fur = tone(hue, coat, depth)
     patch = tone(hue + rng.uniform(-0.05, 0.05), coat + rng.uniform(0.12, 0.25) * away, depth)
@@ -59,19 +59,19 @@ def choose_look(rng: Random) -> SimpleNamespace:
         marking=rng.choice(("none", "spot", "stripes", "blaze")),
         asleep=rng.random() < 0.15,
         tongue=rng.random() < 0.4,
-        side=rng.choice((-1, 1)),  # of what is on one side only
+        side=rng.choice((-1, 1)),  # -1 left or 1 right, of what is on one side only
         turn=(rng.uniform(-0.15, 0.15), rng.uniform(-0.06, 0.08)),  # how far the face slides over the head
-        tips=[(rng.uniform(-0.12, 0.12), rng.uniform(-0.15, 0.15)) for _ in range(2)],  # the ears'
+        tips=[(rng.uniform(-0.12, 0.12), rng.uniform(-0.15, 0.15)) for _ in range(2)],  # of the ears, moved
     )
 
 
 def draw_ground(canvas: ImageDraw.ImageDraw, size: list[int], light: float, rng: Random) -> None:
-    """A ground of two near tones, plain or patterned, and scattered triangles and ovals that mean nothing."""
+    """Draws a background of two similar tones, plain or patterned, with random triangles and ovals on it."""
     (width, height), hue, depth = size, rng.random(), rng.uniform(0, 0.6)
     tones = [tone(hue + rng.uniform(-0.1, 0.1), light + rng.uniform(-0.1, 0.1), depth) for _ in range(2)]
     reach, angle = math.hypot(width, height) / 2, rng.uniform(0, math.pi)
     x, y = reach * math.cos(angle), reach * math.sin(angle)
-    page = Pen(canvas, x, -y, width / 2, y, x, height / 2)  # -1 to 1 covers the picture whatever the angle
+    page = Pen(canvas, x, -y, width / 2, y, x, height / 2)  # -1 to 1 covers the picture at any angle
     pattern, bands = rng.choice(("plain", "gradient", "stripes", "blobs")), rng.randint(6, 24)
     for i in range(bands):
         share = {"gradient": i / bands, "stripes": i % 2}.get(pattern, 0)
@@ -88,7 +88,7 @@ def draw_ground(canvas: ImageDraw.ImageDraw, size: list[int], light: float, rng:
 
 
 def place(size: list[int], rng: Random) -> tuple[float, ...]:
-    """A pen's matrix that puts an animal near the middle: scaled, sheared, tilted by up to 30 degrees."""
+    """A random pen matrix for an animal near the middle: scaled, sheared, tilted by up to 30 degrees."""
     unit, stretch = min(size) * rng.uniform(0.2, 0.34), rng.uniform(0.88, 1.14)
     across, down, shear = unit * stretch, unit / stretch, rng.uniform(-0.12, 0.12)
     x, y = (side / 2 + rng.uniform(-0.1, 0.1) * min(size) for side in size)
@@ -101,7 +101,7 @@ def draw_marking(face: Pen, look: SimpleNamespace) -> None:
     if look.marking == "spot":
         face.shape(oval(0.36 * look.side, -0.12, 0.3, 0.36), look.patch)
     elif look.marking == "blaze":
-        face.shape(whole(BLAZE), look.patch)
+        face.shape(mirrored(BLAZE), look.patch)
     elif look.marking == "stripes":
         for x in (-0.2, 0, 0.2):
             face.line([(x, -0.7), (0.8 * x, -0.42)], look.patch, 0.09)
@@ -113,7 +113,7 @@ def draw_cat(pen: Pen, look: SimpleNamespace) -> None:
         ear = [(0.2, -0.6), (0.82 + x, -1.42 + y), (0.95, -0.1)]
         pen.shape(flip(ear, side), look.ear, look.edge)
         pen.shape(flip([(0.28 + 0.55 * px, 0.55 * py - 0.34) for px, py in ear], side), look.muzzle)
-    pen.shape(whole(CAT_HEAD), look.fur, look.edge)
+    pen.shape(mirrored(CAT_HEAD), look.fur, look.edge)
     face = pen.moved(*look.turn)
     draw_marking(face, look)
     if look.tongue:
@@ -134,7 +134,7 @@ def draw_cat(pen: Pen, look: SimpleNamespace) -> None:
 
 def draw_dog(pen: Pen, look: SimpleNamespace) -> None:
     """Hanging ears, a long head, round eyes, a big muzzle with a big nose."""
-    pen.shape(whole(DOG_HEAD), look.fur, look.edge)
+    pen.shape(mirrored(DOG_HEAD), look.fur, look.edge)
     for side, (x, y) in zip((1, -1), look.tips, strict=True):
         ear = [(0.3, -0.78), (0.72, -0.84), (1.07 + x, -0.2), (1.1 + x, 0.48 + y), (0.9 + x, 0.66 + y)]
         pen.shape(flip(smooth([*ear, (0.74, 0.3), (0.62, -0.3)]), side), look.ear, look.edge)
@@ -142,7 +142,7 @@ def draw_dog(pen: Pen, look: SimpleNamespace) -> None:
     draw_marking(face, look)
     if look.tongue:
         face.shape(oval(0.04 * look.side, 0.9, 0.15, 0.25), look.rose)
-    face.shape(whole(DOG_MUZZLE), look.muzzle)
+    face.shape(mirrored(DOG_MUZZLE), look.muzzle)
     face.line([(0, 0.4), (0, 0.66)], look.ink)
     face.line(oval(0, 0.56, 0.26, 0.14, 10, 170), look.ink)
     face.shape(oval(0, 0.28, 0.24, 0.17), look.ink)
@@ -165,7 +165,7 @@ def draw(kind: str, rng: Random) -> Image.Image:
     canvas = ImageDraw.Draw(image)
     draw_ground(canvas, size, look.ground, rng)
     pen = Pen(canvas, *place(size, rng))
-    pen.shape(oval(0, 1.6, 0.8, 1.1), look.fur, look.edge)  # the body; the head comes over it
+    pen.shape(oval(0, 1.6, 0.8, 1.1), look.fur, look.edge)  # the body, partly covered by the head
     if look.collar:
         pen.shape(oval(0, 0.98, 0.52, 0.2), look.collar)
     {"cat": draw_cat, "dog": draw_dog}[kind](pen, look)
@@ -175,8 +175,11 @@ def draw(kind: str, rng: Random) -> Image.Image:
 def write(root: Path, seed: int = 0, train_per_class: int = 300, test: int = 60) -> None:
     """Writes `root`/train/cat.0.jpg, dog.0.jpg, ... and, without labels, `root`/test1/1.jpg, 2.jpg, ...
 
-    All of it or nothing; where `root`/train exists, nothing is done. A picture depends on the seed and on its
+    Writes all of it or nothing, and nothing if `root`/train exists. A picture depends on the seed and on its
     own name, not on how many others are drawn.
+
+    Raises:
+        OSError: `root` cannot be written.
     """
     root = Path(root)
     if (root / "train").is_dir():
@@ -194,7 +197,7 @@ def write(root: Path, seed: int = 0, train_per_class: int = 300, test: int = 60)
             rng = Random(f"{seed}/{name}")
             draw(kind, rng).save(new / f"{name}.jpg", quality=rng.randint(70, 95))
         root.mkdir(exist_ok=True)
-        for part in ("test1", "train"):  # train comes last: where it exists, all is there
+        for part in ("test1", "train"):  # train is last: if it exists, all is there
             try:
                 os.rename(new / part, root / part)
             except OSError:

@@ -1,4 +1,4 @@
-"""Drawing in any place, size and tilt: curves, and a pen that carries them onto a canvas."""
+"""Curves, and a pen that draws them on a canvas at any place, size and tilt."""
 
 import math
 
@@ -6,7 +6,7 @@ from PIL import ImageDraw
 
 Points = list[tuple[float, float]]
 Colour = tuple[int, ...]  # RGB, 0 to 255
-THIN = 2  # pixels, the least width of a line
+THIN = 2  # pixels, the smallest width of a line
 
 
 def flip(points: Points, side: int) -> Points:
@@ -28,8 +28,8 @@ def smooth(corners: Points, steps: int = 6) -> Points:
     return curve
 
 
-def whole(half: Points) -> Points:
-    """The smooth outline of which `half` is the right side, from top to bottom."""
+def mirrored(half: Points) -> Points:
+    """The smooth closed outline whose right half is `half`, given from top to bottom."""
     return smooth(half + flip(half[-2:0:-1], -1))
 
 
@@ -40,12 +40,12 @@ def oval(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float
 
 
 class Pen:
-    """Draws on a canvas in the animal's own lengths: x, y lands on pixel (a*x + b*y + c, d*x + e*y + f)."""
+    """Draws on a canvas in transformed coordinates: (x, y) is the pixel (a*x + b*y + c, d*x + e*y + f)."""
 
-    def __init__(self, canvas: ImageDraw.ImageDraw, *matrix: float):
+    def __init__(self, canvas: ImageDraw.ImageDraw, *matrix: float) -> None:
         self.canvas, self.matrix = canvas, matrix
         a, b, _, d, e, _ = matrix
-        self.unit = math.sqrt(abs(a * e - b * d))  # pixels a length of 1
+        self.unit = math.sqrt(abs(a * e - b * d))  # pixels per length of 1
 
     def pixels(self, points: Points) -> Points:
         a, b, c, d, e, f = self.matrix
