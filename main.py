@@ -44,7 +44,7 @@ def train(**flags: Any) -> Any:
     from engine.loop import Trainer
     from engine.setup import build_training
     from engine.state import TrainerState
-    from runs.run import Run
+    from runs.run import Run, code_flags
 
     point = resume.load_latest(folder, dataset.classes) if folder else resume.ResumePoint()
     if folder and point.epoch >= opt.max_epoch:
@@ -65,7 +65,9 @@ def train(**flags: Any) -> Any:
             state = trainer.fit()
         score = trainer.messages.format_score(state.monitor, state.best_value)
         run.log(f"best: epoch {state.best_epoch}, {score}. All of it is in {run.folder}")
-        for number, line in enumerate(trainer.messages.next_commands(shlex.quote(str(run.folder)))):
+        for number, line in enumerate(
+            trainer.messages.next_commands(shlex.quote(str(run.folder)) + code_flags(opt, ("model", "dataset")))
+        ):
             run.log(f"{'     ' if number else 'next:'} {line}")
     finally:
         run.close()

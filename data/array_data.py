@@ -91,9 +91,7 @@ class ArrayData(ImageData):
             got = f"{images.dtype} {images.shape}"
             raise UsageError(f"images of {self.name}: expected uint8 (N, H, W) or (N, H, W, 3), got {got}")
         if len(labels) != len(pixels):
-            raise UsageError(
-                f"{self.name} has {len(pixels)} images and {len(labels)} labels: give one for each image"
-            )
+            raise UsageError(f"{self.name} has {len(pixels)} images and {len(labels)} labels: give one for each image")
         return pixels
 
 
@@ -125,9 +123,7 @@ def virtual_items(
         count = np.bincount(labels["train"], minlength=len(names))
         if len(names) < 2 or count.min() < 2:
             found = f"{count.min()} of {names[int(count.argmin())]}, {len(names)} classes"
-            raise UsageError(
-                f"{name} cannot be split: expected two classes or more, two images in each; found {found}"
-            )
+            raise UsageError(f"{name} cannot be split: expected two classes or more, two images in each; found {found}")
     return names, items["train"], items.get("val", [])
 
 

@@ -53,9 +53,7 @@ class CachedLoader(EpochLoader):
             epoch, indices = keys[0][0], torch.tensor([index for _, index in keys])
             images = self.images[indices.to(self.images.device)]
             if images.shape[1] != self.preprocess.image_size:
-                images = torch.stack(
-                    [self._crop(image, key) for image, key in zip(images, keys, strict=True)]
-                )
+                images = torch.stack([self._crop(image, key) for image, key in zip(images, keys, strict=True)])
             if self.augment:
                 images = self.augment(images, epoch, indices.tolist())
             bad = [self.bad[index] for index in indices.tolist() if index in self.bad] if self.bad else []
@@ -138,9 +136,7 @@ def on_disk(
         shape, errors = (len(items), side, side, channels), dict[int, str]()
         size, free = int(np.prod(shape)), shutil.disk_usage(CACHE).free
         if size > free:
-            raise RunError(
-                f"--cache=disk needs {size / 2**20:.0f} MiB in {CACHE}, and {free / 2**20:.0f} MiB are free"
-            )
+            raise RunError(f"--cache=disk needs {size / 2**20:.0f} MiB in {CACHE}, and {free / 2**20:.0f} MiB are free")
         with files.atomic_write(path, "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -152,9 +148,7 @@ def on_disk(
     bad = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the array is read-only
-        return torch.from_numpy(np.load(path, mmap_mode="r")), {
-            int(index): line for index, line in bad.items()
-        }
+        return torch.from_numpy(np.load(path, mmap_mode="r")), {int(index): line for index, line in bad.items()}
 
 
 def _stamp(dataset: ImageData, path: Path) -> str:

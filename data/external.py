@@ -37,9 +37,7 @@ def open_external(name: str, root: str | Path | None) -> ImageData:
         return getattr(torchvision_sets, short)(root)
     if not inspect.isroutine(target) and not inspect.isclass(target):
         if root is not None:
-            raise UsageError(
-                f"{short} is a data set already: leave out the folder {root} (--train-data-root)"
-            )
+            raise UsageError(f"{short} is a data set already: leave out the folder {root} (--train-data-root)")
         return as_image_data(target, None, root, short)
     make: Callable[..., Any] = target
     parameters = inspect.signature(make).parameters
@@ -76,9 +74,7 @@ def _arguments(parameters: Any, root: str | Path | None, name: str) -> dict[str,
     arguments = {key: value for key, value in values.items() if key in parameters}
     known = arguments.keys() | {"train", "split"}
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    missing = [
-        k for k, p in parameters.items() if p.default is p.empty and p.kind not in kinds and k not in known
-    ]
+    missing = [k for k, p in parameters.items() if p.default is p.empty and p.kind not in kinds and k not in known]
     if "root" in missing:
         raise UsageError(f"{name} needs a folder: give it as --train-data-root=DIR")
     if missing:

@@ -11,9 +11,7 @@ from data.reading import rgb_image
 from data.transforms import Preprocess
 
 
-def load_transformed(
-    dataset: ImageData, path: Path, transforms: Callable[..., Any] | None, augmented: bool
-) -> Any:
+def load_transformed(dataset: ImageData, path: Path, transforms: Callable[..., Any] | None, augmented: bool) -> Any:
     """Reads an item of `dataset` as `ImageData.__getitem__` returns it.
 
     The randomness comes from torch's default generator, which DataLoader seeds in each worker.

@@ -78,8 +78,7 @@ class ImageData:
         if not self.root.is_dir():
             what = f"{self.root} is a file" if self.root.exists() else f"no folder {self.root}"
             raise UsageError(
-                f"{what}: give the images as --train-data-root=DIR, "
-                "or train on the built-in images with --config=demo"
+                f"{what}: give the images as --train-data-root=DIR, or train on the built-in images with --config=demo"
             )
         if test:
             self.classes, self.transforms = [], transforms

@@ -50,9 +50,7 @@ KINDS: dict[str, Callable[[Image.Image], bool]] = {
 }
 
 
-def inspect_image(
-    path: Path, label: int, preprocess: Preprocess, dataset: ImageData | None = None
-) -> Inspection:
+def inspect_image(path: Path, label: int, preprocess: Preprocess, dataset: ImageData | None = None) -> Inspection:
     """Reads one image completely, as training does.
 
     Args:
@@ -64,20 +62,14 @@ def inspect_image(
         if isinstance(source, Image.Image):
             digest = _digest(source.tobytes())
             preprocess.eval(source)
-            return Inspection(
-                path, label, digest, source.size, tuple(kind for kind in KINDS if is_a(kind, source))
-            )
+            return Inspection(path, label, digest, source.size, tuple(kind for kind in KINDS if is_a(kind, source)))
         with image_errors_as_usage(source):
             digest = _digest(source.read_bytes())
         preprocess.eval(source)
         with image_errors_as_usage(source), Image.open(source) as image:
-            return Inspection(
-                path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image))
-            )
+            return Inspection(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
     except UsageError as e:
-        return Inspection(
-            path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: ")
-        )
+        return Inspection(path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: "))
 
 
 def _digest(content: bytes) -> str:
@@ -91,9 +83,7 @@ def is_a(kind: str, image: Image.Image) -> bool:
     return False
 
 
-def inspect_images(
-    dataset: ImageData, items: Items, preprocess: Preprocess, threads: int
-) -> list[Inspection]:
+def inspect_images(dataset: ImageData, items: Items, preprocess: Preprocess, threads: int) -> list[Inspection]:
     """Inspects all `items`, in order, in threads (Pillow decodes without the GIL), with a progress bar."""
     if (pixels := dataset.pixels(items)) is not None:  # arrays are never odd, but may hold duplicates
         size = pixels.shape[2], pixels.shape[1]

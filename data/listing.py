@@ -52,15 +52,11 @@ def find_unlabelled(root: str | Path) -> list[tuple[str, Path]]:
     elif root.is_dir():
         paths, folder = image_files(root), root
     else:
-        raise UsageError(
-            f"no folder or image {root}: give the images to label as --test-data-root=DIR or FILE"
-        )
+        raise UsageError(f"no folder or image {root}: give the images to label as --test-data-root=DIR or FILE")
     if not paths:
         raise UsageError(f"{root} holds no images: give the images to label as --test-data-root=DIR or FILE")
     count = Counter(int(path.stem) for path in paths if _is_number(path, folder))
-    unique = {
-        path for path in paths if _is_number(path, folder) and count[int(path.stem)] == 1
-    }  # not 1.jpg and 1.png
+    unique = {path for path in paths if _is_number(path, folder) and count[int(path.stem)] == 1}  # not 1.jpg and 1.png
     numbered = sorted((int(path.stem), path) for path in unique)
     named = sorted((path.relative_to(folder).as_posix(), path) for path in paths if path not in unique)
     return [(str(number), path) for number, path in numbered] + named

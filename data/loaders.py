@@ -84,9 +84,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
         self.processes: set[multiprocessing.process.BaseProcess] = set()
         weakref.finalize(self, _kill, self.processes)
         super().__init__(
-            ImageDataset(
-                items, preprocess, batch_sampler.seed or 0, augment is not None, replace_bad, dataset
-            ),
+            ImageDataset(items, preprocess, batch_sampler.seed or 0, augment is not None, replace_bad, dataset),
             batch_sampler=batch_sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

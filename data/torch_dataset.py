@@ -162,9 +162,7 @@ def common_classes(parts: dict[str, Any], name: str) -> list[str] | None:
     """
     found = {part: classes_of(source) for part, source in parts.items()}
     if "val" in found and found["val"] != found["train"]:
-        raise UsageError(
-            f"{name}: the validation part has the classes {found['val']}, training {found['train']}"
-        )
+        raise UsageError(f"{name}: the validation part has the classes {found['val']}, training {found['train']}")
     return found["train"]
 
 

@@ -60,9 +60,7 @@ class _Files(TorchDataset):
         root, name = Path(root or self.home), type(self).__name__
         parts = open_parts(name, root)
         classes = _classes(name, parts)
-        super().__init__(
-            *parts.values(), classes=classes, root=root, name=name, transforms=transforms, train=train
-        )
+        super().__init__(*parts.values(), classes=classes, root=root, name=name, transforms=transforms, train=train)
 
 
 def _classes(name: str, parts: dict[str, Any]) -> list[str] | None:

@@ -49,9 +49,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             hint = nearest(self.interpolation, INTERPOLATIONS)
-            raise UsageError(
-                f"interpolation={self.interpolation!r}: expected {', '.join(INTERPOLATIONS)}.{hint}"
-            )
+            raise UsageError(f"interpolation={self.interpolation!r}: expected {', '.join(INTERPOLATIONS)}.{hint}")
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"crop_pct={self.crop_pct}: expected a number above 0, up to 1")
 

@@ -89,8 +89,8 @@ def busy_hint(opt: Config) -> str | None:
     if load < BUSY * count:
         return None
     return (
-        f"this machine is busy ({load:.1f} processes want its {count} cores), so {torch.get_num_threads()} threads wait "
-        "for each other: --threads=1 may be faster"
+        f"this machine is busy ({load:.1f} processes want its {count} cores), so {torch.get_num_threads()} threads "
+        "wait for each other: --threads=1 may be faster"
     )
 
 

@@ -13,7 +13,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 import models
 from data.transforms import Preprocess
 from engine.device import Device
-from utils import checkpoints, registry
+from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
 
 PAIRED = 256  # images of each kind between which differences are taken
@@ -109,7 +109,7 @@ def load_classifier(path: str, channels: int) -> tuple[nn.Module, str, Preproces
     file = checkpoints.find(path)
     checkpoint = checkpoints.read(file)
     metadata = checkpoint["metadata"]
-    if metadata.get("num_classes") is None or "preprocess" not in metadata:
+    if metadata.get("task") != "Classify":
         raise UsageError(f"--judge={path} is not the run of a classifier: give the folder of one")
     name = metadata["model"]
     if registry.is_external(name) and not registry.given(name):
@@ -120,7 +120,7 @@ def load_classifier(path: str, channels: int) -> tuple[nn.Module, str, Preproces
         raise UsageError(f"--judge={path} has learned from grey images, and these are in colour: give another run")
     arguments = metadata.get("model_args", {})
     net = models.build(name, metadata["num_classes"], preprocess.image_size, own, arguments)
-    checkpoints.load_net(net, checkpoint, file, name)
+    state_dicts.load_net(net, checkpoint, file, name)
     return net, name, preprocess
 
 

@@ -17,7 +17,7 @@ from data.transforms import Preprocess
 from engine.device import Device, select_device
 from engine.recipe import class_weights, resized_side
 from engine.tasks.base import Task, task_class
-from utils import checkpoints, registry
+from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
 from utils.options import dashed
 
@@ -62,7 +62,7 @@ def build_training(
     task = task_class(opt.model, net)(net, dataset.classes, preprocess, device, opt, train_items)
     registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
     if resumed:
-        checkpoints.load_net(net, resumed, "the saved run", opt.model)
+        state_dicts.load_net(net, resumed, "the saved run", opt.model)
         task.load_state_dict({"net": resumed["net"], **resumed["task"]})
     metadata = {
         "model": opt.model,
@@ -93,7 +93,7 @@ def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrain
     net = models.build(opt.model, num_classes, size, channels, arguments, pretrained, weights)
     models.check_rebuild(net, opt.model, num_classes, size, channels, arguments)
     if start_from and not opt.pretrained:
-        checkpoints.load_net(net, checkpoints.read(start_from), start_from, opt.model)
+        state_dicts.load_net(net, checkpoints.read(start_from), start_from, opt.model)
     return net
 
 
@@ -113,7 +113,7 @@ def load_task(opt: Config, checkpoint: dict[str, Any]) -> Task:
     preprocess = Preprocess(**metadata["preprocess"])
     channels, arguments = len(preprocess.mean), metadata.get("model_args", opt.model_arguments)
     net = models.build(opt.model, metadata["num_classes"], preprocess.image_size, channels, arguments)
-    checkpoints.load_net(net, checkpoint, opt.load_path, opt.model)
+    state_dicts.load_net(net, checkpoint, opt.load_path, opt.model)
     return task_class(opt.model, net)(net, metadata["classes"], preprocess, select_device(opt), opt)
 
 

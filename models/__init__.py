@@ -1,27 +1,29 @@
-"""Models by name: this folder's classes, and every classifier of torchvision.
+"""Models by name. Importing the package and asking for names imports neither torch nor the models.
 
-A file of this folder with a class that derives from BasicModule adds a model; there is no list to edit.
-Importing the package and asking for names imports neither torch nor the models: `models.ResNet34` imports
-models/resnet34.py.
+A name is a class of this folder ("ResNet34"; a file with a class that derives from BasicModule adds one, there is no
+list to edit), a classifier of torchvision ("resnet50"), one of timm ("timm/resnet50"), or code outside of the
+repository ("path/to/file.py:Class", "package.module:Class"), for which any nn.Module will do. `models.ResNet34` is the
+class.
 """
 
 import ast
 import importlib
 import importlib.util
-import inspect
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils import registry
-from utils.errors import UsageError
+from utils.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["build", "check_input", "describe", "entries", "find", "names", "task_of", "torchvision_names"]
+TIMM = "timm/"
+INSTALL_TIMM = "PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt timm"
+FROM_DATA = ("num_classes", "in_channels", "image_size")  # arguments of a model that the data set decides
 
 
 @cache
@@ -37,36 +39,96 @@ def names() -> list[str]:
 
 def torchvision_names() -> list[str]:
     """torchvision's classifiers, without importing torchvision."""
-    return sorted(_torchvision_files())
+    return sorted(_functions("torchvision", r"@register_model\(\)"))
+
+
+def timm_names() -> list[str]:
+    """timm's models without the prefix `timm/`, without importing timm; none where it is not installed."""
+    return sorted(_functions("timm", r"@register_model"))
 
 
 @cache
-def _torchvision_files() -> dict[str, Path]:
-    """{name: file} of the functions that torchvision registers as classifiers; empty where there is none."""
-    spec = importlib.util.find_spec("torchvision")
+def _functions(package: str, decorator: str) -> dict[str, Path]:
+    """{name: file} of the functions that a package registers as models; empty where it is not installed."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return {}
-    registered = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    files = (Path(spec.origin).parent / "models").glob("*.py")  # its subfolders hold detection and others
+    registered = re.compile(rf"^{decorator}\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+    files = (Path(spec.origin).parent / "models").glob("*.py")  # torchvision's subfolders hold detection and others
     return {name: file for file in files for name in registered.findall(file.read_text(encoding="utf-8"))}
 
 
 def find(name: str) -> str:
-    """The model that the user means by `name`; raises UsageError with the known names where there is none."""
+    """The model that the user means by `name`; code outside of the repository is not run.
+
+    Raises:
+        UsageError: there is none; with the nearest name.
+    """
+    if registry.is_external(name):
+        registry.external(name, "model")
+        return name
+    if name.startswith(TIMM):
+        return _find_timm(name)
     return registry.find(name, names(), "model", more={"torchvision": torchvision_names()})
 
 
+def _find_timm(name: str) -> str:
+    """timm/NAME or timm/NAME.TAG; a tag names one of a model's pretrained weights."""
+    if not timm_names():
+        raise UsageError(f"{name}: timm is not installed; type {INSTALL_TIMM}")
+    short = name.removeprefix(TIMM).partition(".")[0]
+    if short not in timm_names():
+        raise UsageError(f"unknown model {name!r}: timm has {len(timm_names())} others.{nearest(short, timm_names())}")
+    return name
+
+
+def entry(name: str) -> registry.Entry | None:
+    """What is known of a model's class by reading its file; None for those of torchvision and timm."""
+    return registry.external(name, "model") if registry.is_external(name) else entries().get(name)
+
+
+def constants(name: str) -> dict[str, Any]:
+    """The literal attributes of the model's class (task, dataset, ...), with those that it inherits from ours."""
+    found = entry(name)
+    if found is None:
+        return {}
+    inherited = [entries()[base].constants for base in found.bases if base in entries()]
+    return {k: v for values in reversed(inherited) for k, v in values.items()} | found.constants
+
+
+def parameters(name: str) -> tuple[str, ...] | None:
+    """The arguments of the model's class; None where they are not known without importing it, or are any."""
+    found = entry(name)
+    return None if found is None else found.parameters
+
+
 def task_of(name: str) -> str:
-    """The class in engine/ that trains and judges the model."""
-    return entries()[name].constants["task"] if name in entries() else "Classify"
+    """The name of the task that trains and evaluates the model."""
+    return constants(name).get("task", "Classify")
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raises UsageError where the model's class takes no such argument, as far as its file tells."""
+    taken = parameters(name)
+    for argument in arguments:
+        if argument in FROM_DATA:
+            raise UsageError(f"--model-args: {argument} comes from the data set: leave it out")
+        if taken is not None and argument not in taken:
+            own = [other for other in taken if other not in FROM_DATA]
+            takes = f"it takes {', '.join(own)}" if own else "it takes no arguments of its own"
+            raise UsageError(f"--model-args: {name} takes no {argument!r}: {takes}.{nearest(argument, own)}")
 
 
 def describe(name: str) -> str:
-    """What the model is: the docstring of a model of this folder, what torchvision says of one of its own."""
+    """What the model is: its docstring, or what torchvision or timm say of one of theirs."""
     name = find(name)
-    if name in entries():
-        return entries()[name].docstring
-    tree = ast.parse(_torchvision_files()[name].read_text(encoding="utf-8"))
+    if name.startswith(TIMM):
+        from models import timm_models
+
+        return timm_models.facts(name)
+    if found := entry(name):
+        return found.docstring
+    tree = ast.parse(_functions("torchvision", r"@register_model\(\)")[name].read_text(encoding="utf-8"))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     text = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split())
     text = re.sub(r"`([^`<]+?) ?<([^>]+)>`_+", r"\1 (\2)", text)  # a link of their markup: title (address)
@@ -79,57 +141,40 @@ def build(
     name: str,
     num_classes: int,
     image_size: int = 224,
+    channels: int = 3,
+    arguments: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
-    channels: int = 3,
-    **sizes: int,
 ) -> "nn.Module":
-    """A net; a classifier maps (N, C, image_size, image_size) to logits (N, num_classes), C its `in_channels`.
+    """A net. Its attributes `num_classes` and `in_channels` are set where its class does not set them.
+
+    A classifier maps (N, C, image_size, image_size) to logits (N, num_classes), C its `in_channels`.
 
     Args:
-        name: a class of this folder or a classifier of torchvision.
-        num_classes: width of the new head.
+        name: any name that `find` takes.
+        num_classes: width of the head.
         image_size: height and width in pixels, for nets that are built for one size.
-        pretrained: start from torchvision's ImageNet weights, all but a head of another class count.
-        weights: a local file with such weights (or a checkpoint of ours), in place of torchvision's cache.
         channels: of the images, for nets that are built for a number of them; the others take 3.
-        sizes: further arguments, which the model must take.
+        arguments: further arguments of the model's class.
+        pretrained: start from published weights (ImageNet), all but a head of another class count.
+        weights: a local file with such weights (or a checkpoint of ours), in place of the cache.
 
     Raises:
-        UsageError: no such model, size or weights, or weights that do not fit.
+        UsageError: no such model, argument, size or weights, or weights that do not fit.
     """
-    name = find(name)
-    if name in entries():
-        model = __getattr__(name)
-        _check_sizes(name, sizes, inspect.signature(model).parameters)
-        net = _fitted(model, num_classes=num_classes, in_channels=channels, image_size=image_size, **sizes)
-    else:
-        from models import torchvision_models
+    from models import building
 
-        _check_sizes(name, sizes, ())
-        net = torchvision_models.build(name, num_classes, image_size)
-    if weights or pretrained:
-        from models import pretrained as source
-
-        content, path = source.read(weights) if weights else source.fetch(net)
-        source.load(net, content, path)
-    return net
-
-
-def _check_sizes(name: str, sizes: Iterable[str], taken: Container[str]) -> None:
-    for size in sizes:
-        if size not in taken:
-            raise UsageError(f"--{size} has no effect on {name}: leave it out")
-
-
-def _fitted(model: type, **arguments: int) -> "nn.Module":
-    """An instance, made with those of the arguments that its class takes."""
-    taken = inspect.signature(model).parameters
-    return model(**{name: value for name, value in arguments.items() if name in taken})
+    return building.build(find(name), num_classes, image_size, channels, dict(arguments or {}), pretrained, weights)
 
 
 def check_input(
-    name: str, num_classes: int, image_size: int, batch_size: int = 2, channels: int = 3, shown: int | None = None
+    name: str,
+    num_classes: int,
+    image_size: int,
+    batch_size: int = 2,
+    channels: int = 3,
+    shown: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> None:
     """Raises UsageError where the model cannot be trained on such batches; builds no weights (0.1 s).
 
@@ -138,10 +183,48 @@ def check_input(
     """
     from models import input_size
 
-    input_size.check(find(name), num_classes, image_size, batch_size, channels, shown or image_size)
+    input_size.check(
+        find(name), num_classes, image_size, batch_size, channels, shown or image_size, dict(arguments or {})
+    )
 
 
-def __getattr__(name: str):
+def check_rebuild(
+    net: "nn.Module",
+    name: str,
+    num_classes: int,
+    image_size: int,
+    channels: int = 3,
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
+    """Raises UsageError where the weights of `net` do not fit a second net, built from what a checkpoint says of it."""
+    from models import building
+
+    building.check_rebuild(net, name, num_classes, image_size, channels, dict(arguments or {}))
+
+
+def preprocessing(name: str) -> dict[str, Any]:
+    """What the images of a model must go through: image_size, mean, std, interpolation, crop_pct; {} if any will do."""
+    if not name.startswith(TIMM):
+        return {}
+    from models import timm_models
+
+    return timm_models.preprocessing(name)
+
+
+def count_classes(
+    name: str,
+    state: "dict[str, Tensor]",
+    image_size: int,
+    channels: int = 3,
+    arguments: Mapping[str, Any] | None = None,
+) -> int:
+    """The number of classes that a state dict of the model was trained for, by the shape of its head."""
+    from models import building
+
+    return building.count_classes(name, state, image_size, channels, dict(arguments or {}))
+
+
+def __getattr__(name: str) -> Any:
     """`models.ResNet34` (PEP 562): imports the class's file on first use."""
     if name.startswith("_") or name not in entries():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -149,4 +232,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *names()]
+    return [*globals(), *names()]

@@ -57,7 +57,7 @@ class CifarNet(BasicModule):
         )
         self.head = nn.Linear(self.widths[2], num_classes, bias=False)
 
-    def begin_with(self, images: Callable[[], torch.Tensor]) -> None:
+    def init_from_data(self, images: Callable[[], torch.Tensor]) -> None:
         patches = images().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5)  # (N, H-1, W-1, C, 2, 2)
         patches = patches.reshape(-1, 4 * self.in_channels)
         variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -17,6 +17,8 @@ class _GAN(BasicModule):
     """
 
     task = "Gan"
+    dataset = "Unlabelled"  # what it learns from where no data set is named
+    in_channels = 3
     side: int  # S
     nz: int
     generator: nn.Module

@@ -1,67 +1,80 @@
-"""Which image sizes a net can take, tried on the meta device, where tensors have shapes and no data."""
+"""Which image sizes a net can take, and what it gives: tried on the meta device, whose tensors have no data."""
+
+from typing import Any
 
 import torch
-import torchvision.models  # noqa: F401 - its import makes tensors: not to happen first inside _MetaWeights
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 import models
+from models.building import Arguments, on_meta
 from utils.errors import UsageError
 
 SIZES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 512)  # pixels, the usual ones
 
 
-class _MetaWeights(TorchFunctionMode):
-    """Weights and buffers made inside are on the meta device.
-
-    Inside `with torch.device("meta")` all tensors would be; but RegNet computes its widths with one.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones):
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def on_meta(name: str, num_classes: int, image_size: int, channels: int = 3) -> nn.Module:
-    """The net without data, in eval mode: right shapes and names, at no cost in memory and little in time."""
-    with _MetaWeights():
-        net = models.build(name, num_classes, image_size, channels=channels)
-    return net.to("meta").eval()
-
-
-def check(name: str, num_classes: int, image_size: int, batch_size: int, channels: int, shown: int) -> None:
+def check(
+    name: str,
+    num_classes: int,
+    image_size: int,
+    batch_size: int,
+    channels: int,
+    shown: int,
+    arguments: Arguments,
+) -> None:
     """Refuses an image size that the net cannot be trained on in such batches, or a smaller one `shown` at first.
 
     Raises:
-        UsageError: names the smallest of the usual sizes that works, and the nearest to the one asked for.
+        UsageError: names the smallest of the usual sizes that works, and the nearest to the one asked for; or what a
+            classifier gives in place of one number for each class.
     """
     single = batch_size == 1  # then batch norm needs maps of more than 1x1
-    if _takes(name, num_classes, image_size, single, channels):
-        if not _takes(name, num_classes, image_size, single, channels, shown):
+
+    def output(size: int, shown: int | None = None) -> Any:
+        return _output(name, num_classes, size, single, channels, shown or size, arguments)
+
+    if (given := output(image_size)) is not None:
+        if output(image_size, shown) is None:
             raise UsageError(
                 f"{name} for {image_size}x{image_size} pixels cannot take {shown}x{shown} at first: "
                 "leave out --progressive-resizing"
             )
+        _check_output(name, num_classes, given)
         return
-    working = [size for size in SIZES if _takes(name, num_classes, size, single, channels)]
+    working = [size for size in SIZES if output(size) is not None]
     if not working:  # then it is not the size: let the real net show what is wrong
         return
-    smallest, nearest = working[0], min(working, key=lambda size: abs(size - image_size))
-    also = f", the nearest {nearest}" if nearest != smallest else ""
+    smallest, near = working[0], min(working, key=lambda size: abs(size - image_size))
+    also = f", the nearest {near}" if near != smallest else ""
     raise UsageError(
         f"{name} cannot take images of {image_size}x{image_size} pixels{' one at a time' if single else ''}: "
         f"of the usual sizes the smallest that works is {smallest}{also}"
     )
 
 
-def _takes(name: str, num_classes: int, size: int, training: bool, channels: int, shown: int | None = None) -> bool:
-    """Whether one image goes through the net for this size. Any failure counts: check() asks again at other sizes."""
+def _check_output(name: str, num_classes: int, output: Any) -> None:
+    """A classifier must give one number for each class; what others give is up to their tasks."""
+    if models.task_of(name) != "Classify":
+        return
+    if not isinstance(output, torch.Tensor):
+        raise UsageError(
+            f"{name} gives a {type(output).__name__} for a batch of images: logits (N, {num_classes}) are needed"
+        )
+    if output.shape != (1, num_classes):
+        raise UsageError(
+            f"{name} gives {tuple(output.shape)} for one image of {num_classes} classes, not (1, {num_classes}): let its "
+            "constructor take num_classes, which is given to it"
+        )
+
+
+def _output(
+    name: str, num_classes: int, size: int, training: bool, channels: int, shown: int, arguments: Arguments
+) -> Any:
+    """What the net for this size gives for one image, on the meta device; None where anything fails.
+
+    Any failure counts: check() asks again at other sizes.
+    """
     try:
         with torch.no_grad():
-            net = on_meta(name, num_classes, size, channels).train(training)
-            net(torch.empty(1, net.in_channels, shown or size, shown or size, device="meta"))
+            net = on_meta(name, num_classes, size, channels, arguments).train(training)
+            return net(torch.empty(1, net.in_channels, shown, shown, device="meta"))
     except Exception:
-        return False
-    return True
+        return None

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from models.input_size import on_meta
-from utils import checkpoints
+from models.building import on_meta
+from utils import checkpoints, state_dicts
 from utils.errors import UsageError
 
 State = dict[str, Tensor]
@@ -21,23 +21,19 @@ POSITION = "encoder.pos_embedding"  # (1, 1 + patches, width): what ties a ViT t
 def read(path: str | Path) -> tuple[State, Path]:
     """A local file's state dict (torchvision's names or ours) and the path of the file that was read."""
     path = checkpoints.find(path)
-    state = checkpoints.read(path)["net"]
-    stray = next((k for k, v in state.items() if not isinstance(v, Tensor)), None)
-    if stray is not None:
-        raise UsageError(f"{path} is no state dict: its entry {stray!r} is a {type(state[stray]).__name__}")
-    return state, path
+    return checkpoints.read(path)["net"], path
 
 
-def fetch(net: nn.Module) -> tuple[State, Path]:
+def fetch(net: nn.Module, name: str) -> tuple[State, Path]:
     """torchvision's state dict for `net` and its file in torchvision's cache, downloaded where absent.
 
     Raises:
         UsageError: torchvision has no weights for this net, or they are neither there nor to be had.
     """
-    name = net.torchvision_name
-    if name is None:
-        raise UsageError(f"torchvision has no weights for {net.model_name}: leave out --pretrained")
-    source = get_model_weights(name).DEFAULT
+    source_name = getattr(net, "torchvision_name", None)
+    if source_name is None:
+        raise UsageError(f"torchvision has no weights for {name}: leave out --pretrained")
+    source = get_model_weights(source_name).DEFAULT
     folder = Path(torch.hub.get_dir(), "checkpoints")
     file = folder / source.url.rpartition("/")[2]
     if not file.is_file():
@@ -45,13 +41,13 @@ def fetch(net: nn.Module) -> tuple[State, Path]:
             source.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
         except (OSError, HTTPException, RuntimeError) as e:  # RuntimeError: what came has another hash
             raise UsageError(
-                f"cannot download the weights of {name} ({e}): fetch {source.url} where there is internet "
+                f"cannot download the weights of {source_name} ({e}): fetch {source.url} where there is internet "
                 f"and put {file.name} into {folder}, or give a local file of weights with --load-path"
             ) from e
     return read(file)
 
 
-def load(net: nn.Module, state: State, path: Path) -> None:
+def load(net: nn.Module, state: State, path: Path, name: str) -> None:
     """Loads `state`, which was read from `path`, into `net`; prints which entries of the head start afresh.
 
     Raises:
@@ -59,20 +55,23 @@ def load(net: nn.Module, state: State, path: Path) -> None:
     """
     version = getattr(state, "_metadata", None) or {"": {"version": net._version}}  # MNASNet insists on one
     own = net.state_dict()
-    state = _translated(state, net, own)
-    unlike = [k for k in own if k in state and not checkpoints.shape_matches(state[k], own[k])]
-    head = [k for k in unlike if checkpoints.is_head(state[k], own[k], net.num_classes)]
+    state, note = state_dicts.without_prefix(state, own)
+    if note:
+        print(f"{path.name}: {note}")
+    state = _translated(state, net, own, name)
+    unlike = [k for k in own if k in state and not state_dicts.shape_matches(state[k], own[k])]
+    head = [k for k in unlike if state_dicts.is_head(state[k], own[k], net.num_classes)]
     kept = OrderedDict((k, v) for k, v in state.items() if k not in head)
     kept._metadata = version
     try:
         missing, unknown = net.load_state_dict(kept, strict=False)
     except (RuntimeError, ValueError) as e:
         wrong = next((f"{k} has another shape" for k in unlike if k not in head), " ".join(str(e).split()))
-        raise UsageError(f"{path} does not fit {net.model_name}: {wrong}") from e
+        raise UsageError(f"{path} does not fit {name}: {wrong}") from e
     wrong = [f"{k} is missing" for k in missing if k not in head and not k.endswith("num_batches_tracked")]
     wrong += [f"{k} is unknown" for k in unknown if not re.match(r"(AuxLogits|aux1|aux2)\.", k)]
     if wrong:
-        raise UsageError(f"{path} does not fit {net.model_name}: {wrong[0]} (1 of {len(wrong)})")
+        raise UsageError(f"{path} does not fit {name}: {wrong[0]} (1 of {len(wrong)})")
     if head:
         print(
             f"{path.name}: loaded all but {' and '.join(head)}, "
@@ -84,14 +83,13 @@ def name_map(net: nn.Module) -> dict[str, str]:
     """{torchvision's name: ours} for one of our nets, whose entries come in the same order and shapes."""
     ours, theirs = net.state_dict(), on_meta(net.torchvision_name, net.num_classes, 224).state_dict()
     if [v.shape for v in ours.values()] != [v.shape for v in theirs.values()]:
-        raise ValueError(f"{net.model_name} and torchvision's {net.torchvision_name} are not the same net")
+        raise ValueError(f"{type(net).__name__} and torchvision's {net.torchvision_name} are not the same net")
     return dict(zip(theirs, ours, strict=True))
 
 
-def _translated(state: State, net: nn.Module, own: State) -> State:
+def _translated(state: State, net: nn.Module, own: State, name: str) -> State:
     """`state` with the names and the position embeddings that `net` has."""
-    name = net.model_name
-    if net.torchvision_name not in (None, name):
+    if getattr(net, "torchvision_name", None) not in (None, name):
         ours = name_map(net)
         if len(state.keys() & ours.keys()) > len(state.keys() & own.keys()):  # a few names are both
             return {ours.get(k, k): v for k, v in state.items()}

@@ -1,23 +1,33 @@
 """torchvision's classifiers, by torchvision's names, with the methods of BasicModule."""
 
+from typing import Any
+
 from torchvision.models import get_model, get_model_weights
 
 from models.basic_module import BasicModule
+from utils.errors import UsageError
 
 
-def build(name: str, num_classes: int, image_size: int) -> BasicModule:
+def build(name: str, num_classes: int, image_size: int, arguments: dict[str, Any]) -> BasicModule:
     """The net with fresh weights: (N, 3, image_size, image_size) -> logits (N, num_classes).
 
     Its state dict has torchvision's names. `model_name` is torchvision's name.
 
     Raises:
         ValueError, AssertionError: an image size that a vision transformer or MaxViT cannot be built for.
+        UsageError: an argument that the model does not take.
     """
-    net = get_model(name, num_classes=num_classes, **_options(name, image_size))
+    try:
+        net = get_model(name, num_classes=num_classes, **_options(name, image_size) | arguments)
+    except (TypeError, ValueError) as e:
+        if not arguments:
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise UsageError(f"--model-args: {name} refuses {given}: {e}") from e
     # torchvision chose the class, so BasicModule can only be mixed in afterwards. Then save, load and
     # get_optimizer work as in our own models, and the state dict's names stay, which a wrapper would prefix.
     net.__class__ = type(type(net).__name__, (BasicModule, type(net)), {})
-    net.model_name, net.num_classes, net.torchvision_name = name, num_classes, name
+    net.model_name, net.num_classes, net.torchvision_name, net.in_channels = name, num_classes, name, 3
     return net
 
 
@@ -26,12 +36,12 @@ def facts(name: str) -> str:
     weights = get_model_weights(name).DEFAULT
     side, (height, width) = weights.transforms.keywords["crop_size"], weights.meta["min_size"]
     return (
-        f"Input (N, 3, H, W); torchvision's weights take {height} x {width} or more, judged at {side} x {side}.\n"
+        f"Input (N, 3, H, W); torchvision's weights take {height} x {width} or more, evaluated at {side} x {side}.\n"
         f"Output logits (N, num_classes). {weights.meta['num_params']:,} parameters with 1000 classes."
     )
 
 
-def _options(name: str, image_size: int) -> dict:
+def _options(name: str, image_size: int) -> dict[str, Any]:
     """What some families need beyond the class count."""
     if name.startswith("vit_"):
         return {"image_size": image_size}

@@ -98,9 +98,7 @@ def test_eval_equals_resize_and_center_crop(size, tmp_path):
     """A smooth picture, as a JPEG decoded at a part of its size and as a PNG, compared with torchvision."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack(
-        [x * 255 / width, y * 255 / height, 127 + 60 * np.sin(x / width * 9 + y / height * 5)], axis=-1
-    )
+    pixels = np.stack([x * 255 / width, y * 255 / height, 127 + 60 * np.sin(x / width * 9 + y / height * 5)], axis=-1)
     image = Image.fromarray(pixels.astype(np.uint8))
     expected = np.asarray(tv.CenterCrop(64)(tv.Resize(64)(image)), dtype=int)
     for name in ("a.png", "a.jpg"):
@@ -115,9 +113,7 @@ def test_jpegs_are_not_decoded_whole(tmp_path, monkeypatch):
     path = picture(tmp_path / "big.jpg", size=(1600, 1200))
     sizes = []
     convert = Image.Image.convert
-    monkeypatch.setattr(
-        Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode)
-    )
+    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode))
     Preprocess(100).eval(path)
     assert sizes == [(200, 150)]
 
@@ -186,9 +182,7 @@ def test_workers_and_earlier_epochs_change_nothing(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     alone = batches(items, workers=0, epoch=4)
     augment = Augment(3, len(items), flip=True, shift=2, cutout=5)
-    with Loader(
-        items, Preprocess(24, min_crop=0.3), EpochBatchSampler(len(items), 5, 3), 2, augment
-    ) as loader:
+    with Loader(items, Preprocess(24, min_crop=0.3), EpochBatchSampler(len(items), 5, 3), 2, augment) as loader:
         list(loader.set_epoch(0))
         for got, expected in zip(loader.set_epoch(4), alone, strict=True):
             assert torch.equal(got.images, expected[0]) and torch.equal(got.labels, expected[1])
@@ -199,9 +193,7 @@ def test_epochs_and_seeds_differ(dogcat):
     items = data.open("DogCat", dogcat / "train").items
     first, second, other = batches(items, 0, 0), batches(items, 0, 1), batches(items, 0, 0, seed=4)
     assert not torch.equal(first[0][2], second[0][2]) and not torch.equal(first[0][2], other[0][2])
-    by_index = [
-        {int(i): im for b in part for im, i in zip(b[0], b[2], strict=True)} for part in (first, second)
-    ]
+    by_index = [{int(i): im for b in part for im, i in zip(b[0], b[2], strict=True)} for part in (first, second)]
     assert sum(torch.equal(by_index[0][i], by_index[1][i]) for i in by_index[0]) == 0
     plain = [
         {int(i): im for b in batches(items, 0, e, augment=False) for im, i in zip(b[0], b[2], strict=True)}
@@ -237,10 +229,7 @@ def test_normalize():
     images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     got = Preprocess(8).normalize(images)
     expected = torch.stack(
-        [
-            tv.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(x / 255)
-            for x in images.permute(0, 3, 1, 2)
-        ]
+        [tv.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(x / 255) for x in images.permute(0, 3, 1, 2)]
     )
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert got.is_contiguous(memory_format=torch.channels_last)
@@ -250,9 +239,7 @@ def test_denormalize_undoes_normalize():
     for preprocess in (Preprocess(8), Preprocess(8, mean=(0.3,), std=(0.2,))):
         images = torch.randint(0, 256, (2, 8, 8, len(preprocess.mean)), dtype=torch.uint8)
         assert torch.equal(preprocess.denormalize(preprocess.normalize(images)), images)
-    wide = Preprocess(8, mean=(0.5,) * 3, std=(0.5,) * 3).denormalize(
-        torch.tensor([-3.0, 0.0, 3.0]).view(1, 3, 1, 1)
-    )
+    wide = Preprocess(8, mean=(0.5,) * 3, std=(0.5,) * 3).denormalize(torch.tensor([-3.0, 0.0, 3.0]).view(1, 3, 1, 1))
     assert wide.tolist() == [[[[0, 128, 255]]]]
 
 
@@ -301,7 +288,5 @@ def test_adding_a_data_set_is_adding_one_file(tmp_path):
     from utils import registry
 
     (tmp_path / "mine.py").write_text("class Mine(ImageData):\n    '''My images.'''\n")
-    (tmp_path / "more.py").write_text(
-        "from data.mine import Mine\n\nclass More(Mine):\n    '''More of them.'''\n"
-    )
+    (tmp_path / "more.py").write_text("from data.mine import Mine\n\nclass More(Mine):\n    '''More of them.'''\n")
     assert list(registry.scan(Path(tmp_path), "ImageData")) == ["Mine", "More"]

@@ -100,9 +100,7 @@ def test_other_images_are_refused_in_one_line(convert, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "label", [torch.tensor(1), np.int64(1), torch.tensor(1, dtype=torch.uint8), np.array(1)]
-)
+@pytest.mark.parametrize("label", [torch.tensor(1), np.int64(1), torch.tensor(1, dtype=torch.uint8), np.array(1)])
 def test_labels_that_are_integers(label):
     found = opened(Items(Image.fromarray, [0, 0, *[label] * 10]))
     assert [k for _, k in found.items] == [0, 0, *[1] * 10]
@@ -351,9 +349,9 @@ def test_the_books_data_set(dogcat):
     assert len(train) == len(train.items) == 2 * (COUNT - round(0.3 * COUNT)) and len(everything) == 2 * COUNT
     image, label = val[0]
     assert image.shape == (3, 224, 224) and image.dtype == torch.float32 and label == val.items[0][1]
-    expected = tv.Compose(
-        [tv.Resize(224), tv.CenterCrop(224), tv.ToTensor(), tv.Normalize(DogCat.mean, DogCat.std)]
-    )(Image.open(val.items[0][0]).convert("RGB"))
+    expected = tv.Compose([tv.Resize(224), tv.CenterCrop(224), tv.ToTensor(), tv.Normalize(DogCat.mean, DogCat.std)])(
+        Image.open(val.items[0][0]).convert("RGB")
+    )
     assert (image - expected).abs().mean() < 0.05
     assert torch.equal(val[0][0], val[0][0]) and not torch.equal(train[0][0], train[0][0])
 
@@ -401,9 +399,7 @@ def test_unlabelled_images_of_sub_folders_are_counted(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         for i in range(count):
             picture(tmp_path / name / f"{i}.png")
-    assert data.open("Unlabelled", tmp_path).notes == [
-        f"Unlabelled in {tmp_path}: 5 images from 2 folders: a 2, b/c 3"
-    ]
+    assert data.open("Unlabelled", tmp_path).notes == [f"Unlabelled in {tmp_path}: 5 images from 2 folders: a 2, b/c 3"]
     for i in range(4):
         picture(tmp_path / "a" / f"x{i}.png")
     assert data.open("Unlabelled", tmp_path / "a").notes == []

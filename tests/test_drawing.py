@@ -135,9 +135,7 @@ def test_a_file_in_the_way_is_an_error_and_is_kept(tmp_path):
     (tmp_path / "demo").write_text("keep")
     with pytest.raises(FileExistsError):
         drawing.write(tmp_path / "demo", train_per_class=1, test=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"] and (
-        tmp_path / "demo"
-    ).read_text() == "keep"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"] and (tmp_path / "demo").read_text() == "keep"
 
 
 def test_another_process_that_is_first_wins_and_both_end_well(tmp_path, monkeypatch):

@@ -90,14 +90,10 @@ def test_palette_with_a_transparency_for_each_colour_warns_of_nothing(tmp_path):
 
 
 def test_cmyk_is_read_as_ink(tmp_path):
-    halves().convert("CMYK").save(
-        tmp_path / "a.jpg", quality=95
-    )  # inverted, with Adobe's marker, as Photoshop's
+    halves().convert("CMYK").save(tmp_path / "a.jpg", quality=95)  # inverted, with Adobe's marker, as Photoshop's
     assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
     halves().convert("CMYK").save(tmp_path / "a.tif")
-    assert close(corners(tmp_path / "a.jpg"), (RED, BLUE), 25) and close(
-        corners(tmp_path / "a.tif"), (RED, BLUE)
-    )
+    assert close(corners(tmp_path / "a.jpg"), (RED, BLUE), 25) and close(corners(tmp_path / "a.tif"), (RED, BLUE))
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])

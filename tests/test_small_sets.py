@@ -33,9 +33,7 @@ def cache_folder(tmp_path, monkeypatch) -> Path:
 
 def everything(loader, epoch=0) -> dict[int, torch.Tensor]:
     return {
-        int(i): image.clone()
-        for b in loader.set_epoch(epoch)
-        for image, i in zip(b.images, b.indices, strict=True)
+        int(i): image.clone() for b in loader.set_epoch(epoch) for image, i in zip(b.images, b.indices, strict=True)
     }
 
 
@@ -120,9 +118,7 @@ def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_download_that_ends_well_is_moved_to_its_place(mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        datasets.MNIST, "download", lambda self: shutil.copytree(mnist, self.root, dirs_exist_ok=True)
-    )
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: shutil.copytree(mnist, self.root, dirs_exist_ok=True))
     assert len(data.open("MNIST", tmp_path / "new").items) == 240
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]
 
@@ -195,9 +191,7 @@ def test_each_image_is_mirrored_in_every_other_epoch():
     as_is = [[torch.equal(a, b) for a, b in zip(epoch, images, strict=True)] for epoch in epochs]
     assert as_is[0] == as_is[2] and as_is[1] == as_is[3] == [not one for one in as_is[0]]
     assert 8 < sum(as_is[0]) < 32
-    assert all(
-        torch.equal(epochs[0][i] if not as_is[0][i] else epochs[1][i], images[i].flip(1)) for i in range(40)
-    )
+    assert all(torch.equal(epochs[0][i] if not as_is[0][i] else epochs[1][i], images[i].flip(1)) for i in range(40))
 
 
 def test_cutout_covers_a_square_with_the_mean_colour():
@@ -206,9 +200,7 @@ def test_cutout_covers_a_square_with_the_mean_colour():
     covered = (got[..., 0] == 9) & (got[..., 1] == 8) & (got[..., 2] == 7)
     assert ((got != 0).any(-1) == covered).all()
     areas = covered.sum(dim=(1, 2))
-    assert (
-        areas.max() == 36 and areas.min() >= 9 and len({tuple(c.nonzero()[0].tolist()) for c in covered}) > 20
-    )
+    assert areas.max() == 36 and areas.min() >= 9 and len({tuple(c.nonzero()[0].tolist()) for c in covered}) > 20
 
 
 def test_the_changes_of_an_image_depend_on_its_keys_alone():
@@ -329,9 +321,7 @@ def test_the_cache_on_disk_knows_interpolation_and_crop(dogcat, cache_folder):
 
 def test_what_is_not_held(dogcat, monkeypatch):
     found = data.open("DogCat", dogcat / "train")
-    assert (
-        load_cached(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None
-    )  # crops differ
+    assert load_cached(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None  # crops differ
     assert load_cached(found, found.items, Preprocess(24, 1.0), "off", False, crops=True) is None
     monkeypatch.setattr(cached, "IN_MEMORY", 1000)
     assert load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
@@ -346,9 +336,7 @@ def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache_folder, 
     (path,) = cache_folder.glob("*.npy")
     with monkeypatch.context() as patch:
         patch.setattr(cached, "decoded", None)  # would raise where a file is read again
-        assert torch.equal(
-            load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images
-        )
+        assert torch.equal(load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
     changed = picture(found.items[3][0])
     os.utime(changed, ns=(1, 1))
     new = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
@@ -370,9 +358,7 @@ def test_random_crops_come_out_of_larger_squares(dogcat):
     assert load_cached(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
 
 
-def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(
-    dogcat, tmp_path, cache_folder, monkeypatch
-):
+def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache_folder, monkeypatch):
     root = shutil.copytree(dogcat / "train", tmp_path / "train")
     (root / "cat.3.jpg").write_bytes(b"bad")
     found = data.open("DogCat", root)
@@ -382,9 +368,7 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(
     images, bad = load_cached(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
     index = [path.name for path, _ in found.items].index("cat.3.jpg")
     assert list(bad) == [index] and "cat.3.jpg" in bad[index]
-    loader = CachedLoader(
-        found.items, images, Preprocess(24), EpochBatchSampler(len(found.items), 5), None, bad
-    )
+    loader = CachedLoader(found.items, images, Preprocess(24), EpochBatchSampler(len(found.items), 5), None, bad)
     assert [line for batch in loader for line in batch.bad] == [bad[index]]
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10))
@@ -437,9 +421,7 @@ def test_a_shift_larger_than_the_image_is_refused(command, mnist, tmp_path):
         f"--checkpoint-dir={tmp_path}",
     ]
     code, _, err = command(*words)
-    assert (
-        code == 2 and "--shift=28 is too much for images of 28 pixels" in err and not list(tmp_path.iterdir())
-    )
+    assert code == 2 and "--shift=28 is too much for images of 28 pixels" in err and not list(tmp_path.iterdir())
 
 
 RECIPE = [

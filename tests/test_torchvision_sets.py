@@ -31,14 +31,10 @@ def test_torchvision_takes_the_arguments_and_help_has_a_line(name):
     source = getattr(datasets, name)
     signature, parent = inspect.signature(source), inspect.signature(source.__mro__[1])
     for arguments in TABLE[name].parts:
-        known = signature.parameters.keys() | (
-            parent.parameters.keys() if "kwargs" in signature.parameters else set()
-        )
+        known = signature.parameters.keys() | (parent.parameters.keys() if "kwargs" in signature.parameters else set())
         assert known >= source_arguments(source, arguments).keys()
         required = {
-            p.name
-            for p in signature.parameters.values()
-            if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            p.name for p in signature.parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
         }
         assert required <= {"root"} | arguments.keys()
     entry = data.entries()[name]
@@ -128,9 +124,7 @@ def emnist(root: Path) -> None:
     for part, count in (("train", 47 * 2), ("test", 47)):
         pixels = np.arange(count * 784, dtype=np.uint32).reshape(count, 28, 28) % 251
         write_idx(folder / f"emnist-balanced-{part}-images-idx3-ubyte", pixels.astype(np.uint8))
-        write_idx(
-            folder / f"emnist-balanced-{part}-labels-idx1-ubyte", (np.arange(count) % 47).astype(np.uint8)
-        )
+        write_idx(folder / f"emnist-balanced-{part}-labels-idx1-ubyte", (np.arange(count) % 47).astype(np.uint8))
 
 
 def qmnist(root: Path) -> None:
@@ -213,9 +207,7 @@ def cars(root: Path) -> None:
 
 def usps(root: Path) -> None:
     for name, count in (("usps.bz2", 20), ("usps.t.bz2", 10)):
-        rows = [
-            " ".join([str(i % 10 + 1), *[f"{k}:{(i % 3) - 1}" for k in range(1, 257)]]) for i in range(count)
-        ]
+        rows = [" ".join([str(i % 10 + 1), *[f"{k}:{(i % 3) - 1}" for k in range(1, 257)]]) for i in range(count)]
         (root / name).write_bytes(bz2.compress("\n".join(rows).encode()))
 
 
@@ -224,10 +216,7 @@ def inaturalist(root: Path) -> None:
         for label, name in enumerate(("lupus", "vulpes")):
             for i in range(2):
                 image(
-                    root
-                    / part
-                    / f"{label:05d}_Animalia_Chordata_Mammalia_Carnivora_Canidae_Canis_{name}"
-                    / f"{i}.jpg"
+                    root / part / f"{label:05d}_Animalia_Chordata_Mammalia_Carnivora_Canidae_Canis_{name}" / f"{i}.jpg"
                 )
 
 
@@ -276,9 +265,7 @@ def test_jpegs_go_to_our_own_reader_which_decodes_them_small(tmp_path, monkeypat
     for path in tmp_path.rglob("*.jpg"):
         Image.new("RGB", (1600, 1200)).save(path)
     found, sizes, convert = data.open("Food101", tmp_path), [], Image.Image.convert
-    monkeypatch.setattr(
-        Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode)
-    )
+    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode))
     Preprocess(100).eval(found.load(found.items[0][0]))
     assert sizes == [(200, 150)] and found.load(found.items[0][0]).suffix == ".jpg"
 
@@ -346,9 +333,7 @@ def test_an_archive_that_somebody_put_there_is_used_and_kept(tmp_path, monkeypat
     root.mkdir()
     with tarfile.open(root / "country211.tgz", "w:gz") as archive:
         archive.add(content / "country211", "country211")
-    monkeypatch.setattr(
-        "torchvision.datasets.utils.check_integrity", lambda path, md5=None: Path(path).exists()
-    )
+    monkeypatch.setattr("torchvision.datasets.utils.check_integrity", lambda path, md5=None: Path(path).exists())
     monkeypatch.setattr("urllib.request.urlopen", None)  # would raise
     assert len(data.open("Country211", root).items) == 4
     assert sorted(path.name for path in root.iterdir()) == ["country211", "country211.tgz"]
@@ -361,9 +346,7 @@ def test_what_is_downloaded_joins_what_is_there(tmp_path, monkeypatch):
     dtd(content)
     text(root / "dtd/mine.txt", "keep")
     text(root / "dtd/dtd/labels/train1.txt", "banded/old.jpg")
-    monkeypatch.setattr(
-        datasets.DTD, "_download", lambda self: shutil.copytree(content, self.root, dirs_exist_ok=True)
-    )
+    monkeypatch.setattr(datasets.DTD, "_download", lambda self: shutil.copytree(content, self.root, dirs_exist_ok=True))
     found = data.open("DTD", root)
     assert len(found.items) == 6 and (root / "dtd/mine.txt").read_text() == "keep\n"
 

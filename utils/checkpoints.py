@@ -1,12 +1,13 @@
 """Checkpoints: tensors and plain types only, written whole, read safely.
 
-A training checkpoint is a dict:
-    format, model, num_classes, classes     what the net is
-    net, optimizer, scheduler               states
-    epoch, step, now, best_score, ...      where the run stood (engine/loop.py, State)
-    metrics                                 figures of the last validation
-    preprocess, config, images, machine     what val, test and a resumed training must repeat, and check
-A plain state dict (`torch.save(net.state_dict())`, torchvision's weight files) reads as {"net": state dict}.
+A checkpoint is a dict, nested by owner:
+    format    3
+    metadata  what val, test and a resumed training must know and check: model, model_args, task, num_classes, classes,
+              preprocess, images, machine, config
+    net       state dict of the net to use
+    task      what else the task needs to train on: states of optimizers, schedules, averages
+    trainer   where the run stands (engine/state.py)
+The formats before, and weights of other programs, are read as well (old_checkpoints.py, `read`).
 
 The file is torch's zip file; its zip comment is the SHA-256 of all bytes before it.
 """
@@ -19,16 +20,12 @@ import struct
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, Any
 
-from utils import files
+from utils import files, old_checkpoints, state_dicts
 from utils.errors import UsageError
 
-if TYPE_CHECKING:  # torch comes late: a mistyped path is refused before the seconds that it takes to import
-    import torch
-    from torch import nn
-
-FORMAT = 2
+FORMAT = 3
 SEAL, DIGITS = b"sha256=", 64  # the zip comment: the mark, and as many hexadecimal digits
 
 
@@ -65,7 +62,7 @@ def saved_in(folder: Path) -> list[Path]:
     return list(files_by_id.values())
 
 
-def write(content: dict, path: str | Path) -> None:
+def write(content: dict[str, Any], path: str | Path) -> None:
     """Writes `content` to `path` whole or not at all, with the format's number and a checksum.
 
     Raises:
@@ -102,8 +99,11 @@ def link(path: Path, other: Path) -> None:
     os.replace(temp, other)
 
 
-def read(path: str | Path) -> dict:
-    """Reads a checkpoint to the CPU without running any code from it.
+def read(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU without running any code from it, as the dict described above.
+
+    Of plain weights the dict holds "metadata" ({} or the model's name and class count), "net", and "notes": lines on
+    wrappers that were taken off.
 
     Raises:
         UsageError: there is no such file, it is damaged, or it holds more than tensors and plain types.
@@ -117,20 +117,23 @@ def read(path: str | Path) -> dict:
             warnings.simplefilter("ignore")  # on old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise UsageError(f"{path} is refused: it is no checkpoint, or it would run code when loaded") from e
+        raise UsageError(
+            f"{path} is refused: it would run code when loaded, as a whole net saved by torch.save(net) does (save its "
+            "state_dict() instead), or it is not a checkpoint"
+        ) from e
     except (EOFError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        state = "damaged or no checkpoint at all" if path.stat().st_size else "empty"
+        state = "damaged or not a checkpoint at all" if path.stat().st_size else "empty"
         raise UsageError(f"{path} is {state}: copy it again, or take another one") from e
-    if not isinstance(content, dict) or not isinstance(content.get("net", {}), dict):
+    if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
-    if "net" not in content:
-        return {"net": content}
     version = content.get("format", 0)
+    if version == 0:
+        return state_dicts.unwrapped(content, path)
     if version not in range(FORMAT + 1):
         raise UsageError(f"{path} was written by a newer version of this program: update it")
     if version > 1 and not sealed:
         raise UsageError(f"{path} is damaged: its checksum is missing; copy it again, or take another one")
-    return _from_format_1(content) if version == 1 and "config" in content else content
+    return old_checkpoints.converted(content)
 
 
 def _check_bytes(path: Path) -> bool:
@@ -150,51 +153,3 @@ def _check_bytes(path: Path) -> bool:
         if bad:
             raise UsageError(f"{path} is damaged: the checksum of {bad} does not match")
     return sealed
-
-
-def _from_format_1(content: dict) -> dict:
-    """Format 1 was saved between epochs only, had torch's schedulers, and hashed names without sizes."""
-    config, state = content["config"], content["scheduler"]
-    lr = content["optimizer"]["param_groups"][0]["lr"]
-    factor = lr / config["lr"] if config["scheduler"] == "plateau" else 1.0
-    images = {"train": content["images"]["train"], "val": content["images"]["val"]}
-    scheduler = {"previous_loss": state["previous_loss"], "factor": factor}
-    return content | {"scheduler": scheduler, "images": images, "machine": {"threads": content["threads"]}}
-
-
-def load_net(net: "nn.Module", content: dict, path: str | Path) -> None:
-    """Loads a checkpoint's weights into `net`, which must be the same model with the same classes.
-
-    Raises:
-        UsageError: another model, another number of classes, or weights that do not fit; names both sides.
-    """
-    ours = (getattr(net, "model_name", type(net).__name__), getattr(net, "num_classes", None))
-    theirs = (content.get("model", ours[0]), content.get("num_classes", ours[1]))
-    if ours != theirs:
-        raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
-    state, wanted = content["net"], net.state_dict()
-    wrong = [k for k in wanted if not shape_matches(state.get(k), wanted[k])] + [k for k in state if k not in wanted]
-    heads = [k for k in wrong if k in wanted and is_head(state.get(k), wanted[k], ours[1])]
-    if wrong and not heads:
-        raise UsageError(
-            f"{path} does not fit {ours[0]} with {ours[1]} classes: "
-            f"{len(wrong)} entries are missing, unknown or of another shape, first {wrong[0]}. "
-            "(torchvision's own weights are taken with --pretrained)"
-        )
-    if heads:
-        raise UsageError(
-            f"{path} holds {theirs[0]} with {len(state[heads[0]])} classes; this has {ours[1]}: "
-            "train with --pretrained as well, to start with a new head"
-        )
-    net.load_state_dict(state)
-
-
-def is_head(entry: object, wanted: "torch.Tensor", num_classes: int | None) -> bool:
-    """Whether a state dict's entry differs from `wanted`, of a net with `num_classes`, in the class count alone."""
-    shape = getattr(entry, "shape", ())
-    return len(shape) > 0 and shape != wanted.shape and wanted.shape == (num_classes, *shape[1:])
-
-
-def shape_matches(entry: object, wanted: "torch.Tensor") -> bool:
-    """Whether a state dict's entry can be loaded where `wanted` stands."""
-    return getattr(entry, "shape", None) == wanted.shape

@@ -74,9 +74,7 @@ def with_progress(batches: Iterable[T], title: str, total: int) -> Iterator[T]:
     bar.close()
 
 
-def in_threads(
-    work: Callable[[Item], R], items: Sequence[Item], title: str, threads: int
-) -> Iterator[list[R]]:
+def in_threads(work: Callable[[Item], R], items: Sequence[Item], title: str, threads: int) -> Iterator[list[R]]:
     """Yields `work(item)` of all items, in order, in lists of up to AT_ONCE, with a progress bar.
 
     For work that releases the GIL, such as decoding images.
