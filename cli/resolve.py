@@ -126,7 +126,8 @@ def _check_arguments(opt: Config, places: Mapping[str, str]) -> None:
     """Refuses arguments that the model's class does not take."""
     taken = models.parameters(opt.model)
     for name in places:
-        if Config.extra(name)["model_argument"] and taken is not None and name not in taken:
+        asked = Config.extra(name)["model_argument"] and getattr(opt, name) is not None
+        if asked and taken is not None and name not in taken:
             own = [n for n in Config.fields() if Config.extra(n)["model_argument"] and n in taken]
             also = f", which takes {', '.join(own)}" if own else ""
             raise UsageError(f"{_where(name, places)} has no effect on {opt.model}{also}")

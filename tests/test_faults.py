@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def test_a_signal_stops_saves_and_leaves_no_process(number, code, workers, train
     got, out, err = process.end()
     assert time.monotonic() - start < 10
     assert got == code and "Traceback" not in err
-    assert "step_" in out and ". To go on: python main.py train --resume=" in out
+    assert "step_" in out and ". To resume: python main.py train --resume=" in out
     assert gone(children) and len(children) >= workers
     step = checkpoints.read(process.run / "last.pth")["trainer"]["step"]
     assert step == events(process.run, "step")[-1]["step"] == process.steps()
@@ -200,20 +201,31 @@ def test_the_debug_file_opens_a_debugger_on_a_terminal(training, tmp_path):
         nonlocal seen
         end = time.monotonic() + 30
         while words not in seen and time.monotonic() < end:
-            seen += os.read(master, 10000)
-        assert words in seen
+            if select.select([master], [], [], 1)[0]:
+                seen += os.read(master, 10000)
+        assert words in seen, seen
         seen = seen.partition(words)[2]
 
     debug.touch()
     shown(b"(Pdb)")
-    os.write(master, b"print('N', len(batch), type(net).__name__, loss.shape)\n")
-    shown(b"N 8 ShuffleNetV2 torch.Size([])")
+    os.write(master, b"print('N', len(batch), type(model).__name__, loss.shape, opt.lr)\n")
+    shown(b"N 8 ShuffleNetV2 torch.Size([]) 0.001")
+    os.write(master, b"opt.lr = 0.5\nc\n")  # as the book changes it
+    shown(b"(Pdb)")
+    os.write(master, b"for group in optimizer.param_groups: group['lr'] = 0.25\n")
     debug.unlink()
     steps = process.steps()
     os.write(master, b"c\n")
     wait_for(lambda: process.steps() > steps + 3)
-    process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(30) == 143
+    rates = [event["lr"] for event in events(process.run, "step")]
+    assert [rate for rate, before in zip(rates, [None, *rates], strict=False) if rate != before] == [0.001, 0.5, 0.25]
+    debug.touch()
+    shown(b"(Pdb)")
+    os.write(master, b"q\n")
+    shown(b"stopped by the debugger at step")
+    assert process.popen.wait(30) == 130 and b"Traceback" not in seen
+    checkpoint = checkpoints.read(process.run / "last.pth")
+    assert checkpoint["trainer"]["step"] == process.steps()
 
 
 def test_without_a_terminal_the_debug_file_is_ignored_in_one_line(training, tmp_path):

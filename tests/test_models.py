@@ -292,7 +292,7 @@ def test_a_model_that_torchvision_lacks_has_no_pretrained_weights():
     class Own(BasicModule):
         pass
 
-    assert "no weights for Own" in refusal(pretrained.fetch, Own())
+    assert "no weights for Own" in refusal(pretrained.fetch, Own(), "Own")
 
 
 @pytest.mark.parametrize("plain", [True, False])

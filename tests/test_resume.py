@@ -198,7 +198,7 @@ def test_a_finished_run_says_so_and_can_be_prolonged(train, wholes):
     code, _, err, _ = train("--resume=last", "--max-epoch=3")
     assert code == 0, err
     longer = whole_run(train, wholes, "--scheduler=plateau", "--max-epoch=3")
-    assert before["epoch"] == 2
+    assert before["trainer"]["epoch"] == 2
     assert_same_end(run, longer)
 
 
@@ -306,9 +306,12 @@ def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     monkeypatch.undo()
     assert train(f"--resume={run}")[0] == 0
     content = checkpoints.read(run / "last.pth")
-    old = {k: v for k, v in content.items() if k not in ("now", "machine", "warned", "format")}
+    trainer = {k: v for k, v in content["trainer"].items() if k in ("epoch", "step", "best_epoch", "metrics")}
+    metadata = {k: v for k, v in content["metadata"].items() if k not in ("machine", "task", "model_args")}
+    old = {**metadata, "net": content["net"], **content["task"], **trainer}
+    old["best_score"] = content["trainer"]["best_value"]
     old["images"] = {"train": 16, "val": 8, "names": "0123"}
-    old["scheduler"] = {"previous_loss": content["scheduler"]["previous_loss"], "inner": None}
+    old["scheduler"] = {"previous_loss": content["task"]["scheduler"]["previous_loss"], "inner": None}
     old |= {"format": 1, "threads": 1, "rng": {"cpu": torch.get_rng_state(), "cuda": []}}
     for name in ("last.pth", "best.pth"):
         torch.save(old, run / name)
