@@ -60,8 +60,8 @@ def _check_output(name: str, num_classes: int, output: Any) -> None:
         )
     if output.shape != (1, num_classes):
         raise UsageError(
-            f"{name} gives {tuple(output.shape)} for one image of {num_classes} classes, not (1, {num_classes}): let its "
-            "constructor take num_classes, which is given to it"
+            f"{name} gives {tuple(output.shape)} for one image of {num_classes} classes, not (1, {num_classes}): let "
+            "its constructor take num_classes, which is given to it"
         )
 
 
