@@ -94,9 +94,12 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
     if alike:
         raise UsageError(f"{what} {name!r} may be {' or '.join(alike)}: type the one you mean")
     text = ", ".join(listed[:LISTED]) + (f", ... ({len(listed)} in all)" if len(listed) > LISTED else "")
-    counted = "".join(f" (and {len(v)} of {k})" for k, v in others.items() if v)
+    counted = ", ".join(f"{len(v)} of {k}" for k, v in others.items() if v)
+    text += f" (and {counted})" if counted else ""
     hint = nearest(str(name), names)
-    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}{counted}.{hint}")
+    raise UsageError(
+        f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}"
+    )
 
 
 # ---- outside of the repository
