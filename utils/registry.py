@@ -97,9 +97,7 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
     counted = ", ".join(f"{len(v)} of {k}" for k, v in others.items() if v)
     text += f" (and {counted})" if counted else ""
     hint = nearest(str(name), names)
-    raise UsageError(
-        f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}"
-    )
+    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}")
 
 
 # ---- outside of the repository
