@@ -35,7 +35,8 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
     saved["threads"] = None
     given = flags.keys() | (presets.read(flags["config"]).keys() if "config" in flags else set())
     check_named(saved, given, CODE, f"{folder} uses")
-    opt, before = resolve("train", flags, saved), resolve("train", {k: flags[k] for k in CODE if k in flags}, saved)
+    code = {name: flags[name] for name in CODE if name in flags and registry.is_external(saved.get(name))}
+    opt, before = resolve("train", flags, saved), resolve("train", code, saved)
     for name in FIXED:
         if getattr(opt, name) != getattr(before, name):
             raise UsageError(

@@ -14,6 +14,12 @@ def record(run: Path) -> list[dict]:
     return [{k: v for k, v in e.items() if k not in TIMES} for e in events if e["kind"] in ("step", "epoch")]
 
 
+def trained(checkpoint: dict) -> dict:
+    """What must be equal in the checkpoints of two trainings: all but the options, which say how it was typed."""
+    metadata = {key: value for key, value in checkpoint["metadata"].items() if key != "config"}
+    return checkpoint | {"metadata": metadata}
+
+
 def same(a: object, b: object) -> bool:
     """Whether two contents of checkpoints are equal, to the last bit of their tensors."""
     if isinstance(a, torch.Tensor):

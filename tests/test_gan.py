@@ -181,12 +181,12 @@ def test_val_of_a_gan_and_what_the_other_commands_say(train, command, mnist, tmp
     assert code == 2 and err.count("\n") == 1
     (tmp_path / "a.png").write_bytes((run / "samples" / "generated_001.png").read_bytes())
     code, _, err = command("test", f"--load-path={run}", f"--test-data-root={tmp_path / 'a.png'}")
-    assert (code, err) == (2, "main.py: MNISTGAN labels no images: it makes them; use generate\n")
+    assert (code, err) == (2, "main.py: test cannot use MNISTGAN: nets of its task Gan are for generate\n")
 
 
 def test_a_classifier_makes_no_images(command, tiny_run, tmp_path):
     code, _, err = command("generate", f"--load-path={tiny_run}", f"--gen-img={tmp_path / 'a.png'}")
-    assert (code, err) == (2, "main.py: resnet18 makes no images: it labels them; use test\n")
+    assert (code, err) == (2, "main.py: generate cannot use resnet18: nets of its task Classify are for test\n")
 
 
 def test_generate(train, command, tmp_path):
@@ -264,7 +264,7 @@ def test_options_of_another_task_are_refused_before_torch_is_imported(train, com
     words = [sys.executable, "-X", "importtime", "main.py", "train", "--config=mnist", "--model=MNISTGAN"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "torch\n" not in done.stderr
-    assert "mnist.yaml, line " in done.stderr and "has no effect on MNISTGAN: it is an option of class" in done.stderr
+    assert "mnist.yaml, line " in done.stderr and "has no effect on MNISTGAN: it is an option of " in done.stderr
     run = train("--max-epoch=1")[1]
     code, _, err = command("val", f"--load-path={run}", "--flip-test")
     assert code == 2 and "--flip-test has no effect on MNISTGAN" in err

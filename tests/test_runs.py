@@ -387,7 +387,7 @@ def test_memory_does_not_grow_with_the_images_to_label(tiny_run, tmp_path):
     from data.loaders import Batch
     from engine.setup import load_task, test_loader
 
-    opt = Config(load_path=str(tiny_run), batch_size=2, num_workers=0, use_gpu=False)
+    opt = Config(model="resnet18", load_path=str(tiny_run), batch_size=2, num_workers=0, use_gpu=False)
     paths = [picture(tmp_path / f"{i}.png") for i in range(40)]
     task = load_task(opt, checkpoints.read(tiny_run / "best.pth"))
     alive = []

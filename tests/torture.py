@@ -24,7 +24,7 @@ import fire
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.compare import record, same  # noqa: E402
+from tests.compare import record, same, trained  # noqa: E402
 from utils import checkpoints  # noqa: E402
 from utils.errors import UsageError  # noqa: E402
 
@@ -61,7 +61,7 @@ class Torture:
             print(done.out[-500:], done.err, file=sys.stderr)
             return False
         pairs = [[checkpoints.read(r / n) for r in (run, self.whole_run)] for n in ("last.pth", "best.pth")]
-        return all(same(a[key], b[key]) for a, b in pairs for key in b.keys() - {"config"})
+        return all(same(trained(a), trained(b)) for a, b in pairs)
 
     @staticmethod
     def holds(so: bool, what: str) -> bool:

@@ -57,7 +57,7 @@ def write(path: str | Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(file, format="png")
 
 
-def write_walk(path: str | Path, images: np.ndarray) -> None:
+def write_sequence(path: str | Path, images: np.ndarray) -> None:
     """Writes (N, S, S, C) uint8 as a GIF that plays forwards and backwards, or side by side as a PNG."""
     frames = [grid(image[None]) for image in images]
     if Path(path).suffix.lower() == ".gif":

@@ -120,10 +120,8 @@ class Task:
     def _lacks(self, command: str) -> str:
         can = {"test": Task.predict, "generate": Task.generate}
         others = [name for name, method in can.items() if getattr(type(self), method.__name__) is not method]
-        return (
-            f"{command} has nothing to do for {self.opt.model}: its task {type(self).__name__} is used by "
-            f"{', '.join(['train', 'val', *others])}"
-        )
+        used = " and ".join(others) or "train and val"
+        return f"{command} cannot use {self.opt.model}: nets of its task {type(self).__name__} are for {used}"
 
 
 def task_class(model: str, net: nn.Module) -> type[Task]:
