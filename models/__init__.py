@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TIMM = "timm/"
 INSTALL_TIMM = "PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt timm"
 FROM_DATA = ("num_classes", "in_channels", "image_size")  # arguments of a model that the data set decides
+# the same of torchvision's and timm's, and what is asked for by options of the program
+OF_LIBRARIES = (*FROM_DATA, "in_chans", "img_size", "input_size", "aux_logits", "weights", "progress", "pretrained")
 
 
 @cache
@@ -69,17 +71,26 @@ def find(name: str) -> str:
         return name
     if name.startswith(TIMM):
         return _find_timm(name)
-    return registry.find(name, names(), "model", more={"torchvision": torchvision_names()})
+    more = {"torchvision": torchvision_names()}
+    if name.lower() not in {known.lower() for known in [*names(), *torchvision_names()]}:
+        more["timm"] = [TIMM + short for short in timm_names()]  # read only where a name is not found: 0.1 s
+    return registry.find(name, names(), "model", more)
 
 
 def _find_timm(name: str) -> str:
     """timm/NAME or timm/NAME.TAG; a tag names one of a model's pretrained weights."""
     if not timm_names():
         raise UsageError(f"{name}: timm is not installed; type {INSTALL_TIMM}")
-    short = name.removeprefix(TIMM).partition(".")[0]
-    if short not in timm_names():
-        raise UsageError(f"unknown model {name!r}: timm has {len(timm_names())} others.{nearest(short, timm_names())}")
-    return name
+    short, dot, tag = name.removeprefix(TIMM).partition(".")
+    found = next((known for known in timm_names() if known.lower() == short.lower()), None)
+    if found is None:
+        hint = nearest(name, [TIMM + known for known in timm_names()])
+        raise UsageError(f"unknown model {name!r}: timm has {len(timm_names())} others.{hint}")
+    text = _functions("timm", r"@register_model")[found].read_text(encoding="utf-8")
+    tags = dict.fromkeys(re.findall(rf"""["']{found}\.([\w.]+)\*?["']""", text))
+    if dot and tag not in tags:
+        raise UsageError(f"unknown tag of {TIMM}{found}: it has {', '.join(tags) or 'none'}.{nearest(tag, tags)}")
+    return f"{TIMM}{found}{dot}{tag}"
 
 
 def entry(name: str) -> registry.Entry | None:
@@ -109,10 +120,10 @@ def task_of(name: str) -> str:
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     """Raises UsageError where the model's class takes no such argument, as far as its file tells."""
-    taken = parameters(name)
+    taken, others = parameters(name), OF_LIBRARIES if entry(name) is None else FROM_DATA
     for argument in arguments:
-        if argument in FROM_DATA:
-            raise UsageError(f"--model-args: {argument} comes from the data set: leave it out")
+        if argument in others:
+            raise UsageError(f"--model-args: {argument} follows from the data set and other options: leave it out")
         if taken is not None and argument not in taken:
             own = [other for other in taken if other not in FROM_DATA]
             takes = f"it takes {', '.join(own)}" if own else "it takes no arguments of its own"
@@ -127,7 +138,8 @@ def describe(name: str) -> str:
 
         return timm_models.facts(name)
     if found := entry(name):
-        return found.docstring
+        own = [argument for argument in found.parameters or () if argument not in FROM_DATA]
+        return found.docstring + (f"\n\nArguments (--model-args): {', '.join(own)}" if own else "")
     tree = ast.parse(_functions("torchvision", r"@register_model\(\)")[name].read_text(encoding="utf-8"))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     text = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split())

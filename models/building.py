@@ -1,33 +1,19 @@
-"""From a model's name to a net: calling its class with what it takes, and checking that it can be built again."""
+"""From a model's name to a net, with data or without, and the check that it can be built again."""
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models  # noqa: F401 - its import makes tensors: not to happen first inside _MetaWeights
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 import models
+from models import calling
+from models.calling import Arguments, MetaWeights
 from utils import registry, state_dicts
 from utils.errors import UsageError
-
-Arguments = dict[str, Any]
-
-
-class _MetaWeights(TorchFunctionMode):
-    """Weights and buffers made inside are on the meta device.
-
-    Inside `with torch.device("meta")` all tensors would be; but RegNet computes its widths with one.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        kwargs = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones):
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
 
 
 def build(
@@ -40,15 +26,17 @@ def build(
     weights: str | Path | None = None,
 ) -> nn.Module:
     """See models.build; `name` is canonical."""
-    facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
+    models.check_arguments(name, arguments)
+    takes_channels = name.startswith(models.TIMM)
     if name.startswith(models.TIMM):
         from models import timm_models
 
-        net = timm_models.build(name, num_classes, image_size, channels, arguments, pretrained, weights)
-        pretrained, weights = False, None
+        net = timm_models.build(name, num_classes, image_size, channels, arguments)
     elif registry.is_external(name) or name in models.entries():
         target = registry.load(name, "model") if registry.is_external(name) else getattr(models, name)
-        net = target if isinstance(target, nn.Module) else _call(name, target, facts, arguments)
+        facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
+        net = target if isinstance(target, nn.Module) else calling.call(name, target, facts, arguments)
+        takes_channels = net is not target and "in_channels" in calling.taken(target)
         if net is target and arguments:
             raise UsageError(f"--model-args: {name} is built already and takes no arguments")
     else:
@@ -57,53 +45,46 @@ def build(
         net = torchvision_models.build(name, num_classes, image_size, arguments)
     if not isinstance(net, nn.Module):
         raise UsageError(f"{name} gives a {type(net).__name__}, not an nn.Module")
-    set_facts(net, num_classes)
+    set_facts(net, num_classes, channels, takes_channels)
+    if any(is_lazy(tensor) for tensor in [*net.parameters(), *net.buffers()]):
+        _materialize(net, image_size)
     if weights or pretrained:
         from models import pretrained as source
 
-        state, path = source.read(weights) if weights else source.fetch(net, name)
+        if name.startswith(models.TIMM):
+            state, path = timm_models.pretrained(net, name, image_size, channels, arguments, weights)
+        else:
+            state, path = source.read(weights) if weights else source.fetch(net, name)
         source.load(net, state, path, name)
     return net
 
 
-def set_facts(net: nn.Module, num_classes: int) -> None:
-    """Sets what the program needs to know of any net, where its class has not: `num_classes`, `in_channels`."""
-    if getattr(net, "num_classes", None) is None:
-        net.num_classes = num_classes  # type: ignore[assignment]
-    if not isinstance(getattr(net, "in_channels", None), int):
-        layers = (getattr(m, "in_channels", None) for m in net.modules())
-        net.in_channels = next((n for n in layers if isinstance(n, int)), 3)  # type: ignore[assignment]
+def set_facts(net: nn.Module, num_classes: int, channels: int, takes_channels: bool = False) -> None:
+    """Sets what the program needs to know of any net: `num_classes`, and how many channels it takes, `in_channels`.
+
+    Those are the `channels` of the images where the constructor took them, else those of the first convolution; of the
+    images again where that is lazy, or there is none.
+    """
+    net.num_classes = num_classes  # type: ignore[assignment]
+    layers = (m.in_channels for m in net.modules() if isinstance(m, _ConvNd))
+    net.in_channels = channels if takes_channels else next(layers, 0) or channels  # type: ignore[assignment]
 
 
-def _call(name: str, target: Any, facts: Arguments, arguments: Arguments) -> Any:
-    """Calls a class or function with those of the facts that it takes, and the arguments."""
-    signature = inspect.signature(target)
-    taken = signature.parameters
-    models.check_arguments(name, arguments)
-    given = {k: v for k, v in facts.items() if k in taken} | arguments
-    try:
-        signature.bind(**given)
-    except TypeError as e:
-        raise UsageError(f'{name}: {e}; give its arguments as --model-args="NAME=VALUE ..."') from e
-    try:
-        return target(**given)
-    except (TypeError, ValueError) as e:
-        if not arguments:
-            raise
-        raise UsageError(f"{name} refuses {_words(arguments)}: {e}") from e
-
-
-def _words(arguments: Arguments) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+def _materialize(net: nn.Module, image_size: int) -> None:
+    """Lets lazy layers (nn.LazyLinear, ...) take their shapes from one image, so that an optimizer can be made."""
+    training = net.training
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, net.in_channels, image_size, image_size))  # type: ignore[call-overload]
+    net.train(training)
 
 
 def on_meta(name: str, num_classes: int, image_size: int, channels: int = 3, arguments: Arguments | None = None) -> Any:
     """The net without data, in eval mode: right shapes and names, at no cost in memory and little in time."""
     if registry.given(name) and isinstance(target := registry.load(name, "model"), nn.Module):
         net = copy.deepcopy(target)
-        set_facts(net, num_classes)
+        set_facts(net, num_classes, channels)
     else:
-        with _MetaWeights():
+        with MetaWeights():
             net = build(name, num_classes, image_size, channels, arguments or {})
     return net.to("meta").eval()
 
@@ -114,12 +95,12 @@ def check_rebuild(
     """See models.check_rebuild. A net that was given as an instance is not built by the program, and passes."""
     if registry.given(name) and isinstance(registry.load(name, "model"), nn.Module):
         return
-    try:
-        second = on_meta(name, num_classes, image_size, channels, arguments).state_dict()
-    except UsageError:
-        raise
-    except Exception:  # its constructor computes with its weights
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        try:
+            second = on_meta(name, num_classes, image_size, channels, arguments).state_dict()
+        except UsageError:
+            raise
+        except Exception:  # its constructor computes with its weights
             second = build(name, num_classes, image_size, channels, arguments).state_dict()
     first = net.state_dict()
     for key in [*first, *second]:

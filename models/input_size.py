@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 import models
-from models.building import Arguments, on_meta
+from models.building import on_meta
+from models.calling import Arguments
 from utils.errors import UsageError
 
 SIZES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 512)  # pixels, the usual ones
@@ -28,7 +29,7 @@ def check(
     """
     single = batch_size == 1  # then batch norm needs maps of more than 1x1
 
-    def output(size: int, shown: int | None = None) -> Any:
+    def output(size: int, shown: int | None = None) -> tuple[Any, int] | None:
         return _output(name, num_classes, size, single, channels, shown or size, arguments)
 
     if (given := output(image_size)) is not None:
@@ -37,7 +38,7 @@ def check(
                 f"{name} for {image_size}x{image_size} pixels cannot take {shown}x{shown} at first: "
                 "leave out --progressive-resizing"
             )
-        _check_output(name, num_classes, given)
+        _check_output(name, num_classes, channels, *given)
         return
     working = [size for size in SIZES if output(size) is not None]
     if not working:  # then it is not the size: let the real net show what is wrong
@@ -50,10 +51,15 @@ def check(
     )
 
 
-def _check_output(name: str, num_classes: int, output: Any) -> None:
-    """A classifier must give one number for each class; what others give is up to their tasks."""
+def _check_output(name: str, num_classes: int, channels: int, output: Any, in_channels: int) -> None:
+    """A classifier must take the images and give one number for each class; others are up to their tasks."""
     if models.task_of(name) != "Classify":
         return
+    if channels not in (1, in_channels):  # grey images are repeated
+        raise UsageError(
+            f"{name} takes images of {in_channels} channels, and these have {channels}: let its constructor take "
+            "in_channels, which is given to it"
+        )
     if not isinstance(output, torch.Tensor):
         raise UsageError(
             f"{name} gives a {type(output).__name__} for a batch of images: logits (N, {num_classes}) are needed"
@@ -67,14 +73,14 @@ def _check_output(name: str, num_classes: int, output: Any) -> None:
 
 def _output(
     name: str, num_classes: int, size: int, training: bool, channels: int, shown: int, arguments: Arguments
-) -> Any:
-    """What the net for this size gives for one image, on the meta device; None where anything fails.
+) -> tuple[Any, int] | None:
+    """What the net for this size gives for one image, on the meta device, and the channels that it takes.
 
-    Any failure counts: check() asks again at other sizes.
+    None where anything fails. Any failure counts: check() asks again at other sizes.
     """
     try:
         with torch.no_grad():
             net = on_meta(name, num_classes, size, channels, arguments).train(training)
-            return net(torch.empty(1, net.in_channels, shown, shown, device="meta"))
+            return net(torch.empty(1, net.in_channels, shown, shown, device="meta")), net.in_channels
     except Exception:
         return None

@@ -60,14 +60,14 @@ def load(net: nn.Module, state: State, path: Path, name: str) -> None:
         print(f"{path.name}: {note}")
     state = _translated(state, net, own, name)
     unlike = [k for k in own if k in state and not state_dicts.shape_matches(state[k], own[k])]
-    head = [k for k in unlike if state_dicts.is_head(state[k], own[k], net.num_classes)]
+    head = [k for k in unlike if state_dicts.is_head(state[k], own[k], net.num_classes)]  # type: ignore[arg-type]
     kept = OrderedDict((k, v) for k, v in state.items() if k not in head)
-    kept._metadata = version
+    kept._metadata = version  # type: ignore[attr-defined]
     try:
         missing, unknown = net.load_state_dict(kept, strict=False)
     except (RuntimeError, ValueError) as e:
-        wrong = next((f"{k} has another shape" for k in unlike if k not in head), " ".join(str(e).split()))
-        raise UsageError(f"{path} does not fit {name}: {wrong}") from e
+        first = next((f"{k} has another shape" for k in unlike if k not in head), " ".join(str(e).split()))
+        raise UsageError(f"{path} does not fit {name}: {first}") from e
     wrong = [f"{k} is missing" for k in missing if k not in head and not k.endswith("num_batches_tracked")]
     wrong += [f"{k} is unknown" for k in unknown if not re.match(r"(AuxLogits|aux1|aux2)\.", k)]
     if wrong:
@@ -81,9 +81,10 @@ def load(net: nn.Module, state: State, path: Path, name: str) -> None:
 
 def name_map(net: nn.Module) -> dict[str, str]:
     """{torchvision's name: ours} for one of our nets, whose entries come in the same order and shapes."""
-    ours, theirs = net.state_dict(), on_meta(net.torchvision_name, net.num_classes, 224).state_dict()
+    twin, num_classes = str(net.torchvision_name), int(net.num_classes)  # type: ignore[arg-type]
+    ours, theirs = net.state_dict(), on_meta(twin, num_classes, 224).state_dict()
     if [v.shape for v in ours.values()] != [v.shape for v in theirs.values()]:
-        raise ValueError(f"{type(net).__name__} and torchvision's {net.torchvision_name} are not the same net")
+        raise ValueError(f"{type(net).__name__} and torchvision's {twin} are not the same net")
     return dict(zip(theirs, ours, strict=True))
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from torchvision.models import get_model, get_model_weights
 
+from models import calling
 from models.basic_module import BasicModule
-from utils.errors import UsageError
 
 
 def build(name: str, num_classes: int, image_size: int, arguments: dict[str, Any]) -> BasicModule:
@@ -17,13 +17,13 @@ def build(name: str, num_classes: int, image_size: int, arguments: dict[str, Any
         ValueError, AssertionError: an image size that a vision transformer or MaxViT cannot be built for.
         UsageError: an argument that the model does not take.
     """
+    options = _options(name, image_size)
     try:
-        net = get_model(name, num_classes=num_classes, **_options(name, image_size) | arguments)
-    except (TypeError, ValueError) as e:
+        net = get_model(name, num_classes=num_classes, **options, **arguments)
+    except calling.REFUSALS as e:
         if not arguments:
             raise
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise UsageError(f"--model-args: {name} refuses {given}: {e}") from e
+        raise calling.refused(name, arguments, e, lambda: get_model(name, num_classes=num_classes, **options)) from e
     # torchvision chose the class, so BasicModule can only be mixed in afterwards. Then save, load and
     # get_optimizer work as in our own models, and the state dict's names stay, which a wrapper would prefix.
     net.__class__ = type(type(net).__name__, (BasicModule, type(net)), {})

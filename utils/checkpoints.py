@@ -12,13 +12,16 @@ The formats before, and weights of other programs, are read as well (old_checkpo
 The file is torch's zip file; its zip comment is the SHA-256 of all bytes before it.
 """
 
+import argparse
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import struct
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,7 +59,7 @@ def newest(runs: str | Path, holding: str = "last.pth") -> Path:
 def saved_in(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, the newest first; of the names of one file the first."""
     paths = [*sorted(folder.glob("step_*.pth"), reverse=True), folder / "last.pth", folder / "best.pth"]
-    files_by_id = {}
+    files_by_id: dict[tuple[int, int], Path] = {}
     for path in filter(Path.is_file, paths):
         files_by_id.setdefault((path.stat().st_dev, path.stat().st_ino), path)
     return list(files_by_id.values())
@@ -108,19 +111,12 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: there is no such file, it is damaged, or it holds more than tensors and plain types.
     """
-    import torch
-
     path = find(path)
     try:
         sealed = _check_bytes(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on old pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except pickle.UnpicklingError as e:
-        raise UsageError(
-            f"{path} is refused: it would run code when loaded, as a whole net saved by torch.save(net) does (save its "
-            "state_dict() instead), or it is not a checkpoint"
-        ) from e
+        raise UsageError(_why_refused(path, str(e))) from e
     except (EOFError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as e:
         state = "damaged or not a checkpoint at all" if path.stat().st_size else "empty"
         raise UsageError(f"{path} is {state}: copy it again, or take another one") from e
@@ -134,6 +130,41 @@ def read(path: str | Path) -> dict[str, Any]:
     if version > 1 and not sealed:
         raise UsageError(f"{path} is damaged: its checksum is missing; copy it again, or take another one")
     return old_checkpoints.converted(content)
+
+
+def _load(path: Path) -> Any:
+    """What a file holds; of safetensors, too. torch.load takes nothing from it that could run code."""
+    import torch
+
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+        except ImportError as e:
+            raise UsageError(f"{path}: type pip install safetensors to read such a file") from e
+        try:
+            return load_file(path)
+        except SafetensorError as e:
+            raise ValueError(str(e)) from e
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its options
+        warnings.simplefilter("ignore")  # on old pickle protocols
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _why_refused(path: Path, message: str) -> str:
+    """The line for a file whose loading would call more than tensors need; `message` is torch's."""
+    import torch
+
+    calls = re.findall(r"GLOBAL ([\w.]+)", message)
+    with suppress(ValueError, EOFError):  # a file in the format before torch's zip files
+        calls = torch.serialization.get_unsafe_globals_in_checkpoint(path) or calls
+    if any(name.startswith("torch.nn.modules.") for name in calls):
+        return (
+            f"{path} is refused: it holds a whole net, which would run code when loaded: save its state_dict() instead"
+        )
+    if not calls:
+        return f"{path} is refused: it is not a checkpoint, or it would run code when loaded"
+    return f"{path} is refused: it would call {calls[0]} when loaded: save the net's state_dict() instead"
 
 
 def _check_bytes(path: Path) -> bool:

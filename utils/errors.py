@@ -22,7 +22,7 @@ class Stopped(BaseException):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean X?' for the known name most like `name`, or '' where none is alike."""
-    by_lower = {}
+    by_lower: dict[str, str] = {}
     for k in known:
         by_lower.setdefault(k.lower(), k)
     match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)

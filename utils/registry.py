@@ -12,36 +12,16 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from utils import definitions
+from utils.definitions import Entry
 from utils.errors import UsageError, nearest
 
 LISTED = 12  # names that an error message spells out; the rest are counted
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One class or function that can be asked for by name.
-
-    Attributes:
-        name: what the user types.
-        module: what to import, e.g. "models.resnet34"; of an external one what stands before the colon.
-        path: its file; None for an object that was given in Python and has none.
-        docstring: cleaned, "" where there is none.
-        bases: names of its base classes as written, without their modules; () for a function.
-        constants: attributes that the class body sets to a literal, with those of its bases in the folder.
-        parameters: names of the arguments that it is called with; None where they are not known, or are any.
-    """
-
-    name: str
-    module: str
-    path: Path | None
-    docstring: str
-    bases: tuple[str, ...]
-    constants: dict[str, Any]
-    parameters: tuple[str, ...] | None
 
 
 def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
@@ -63,10 +43,12 @@ def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
     package = package or folder.name
     files = {path: path.stem for path in folder.glob("[!_]*.py")}
     files |= {path: path.parent.name for path in folder.glob("*/__init__.py")}
-    classes = [entry for path in sorted(files) for entry in _classes(path, f"{package}.{files[path]}")]
+    classes: list[Entry] = []
+    for path in sorted(files):
+        classes += definitions.read(definitions.parse(path), f"{package}.{files[path]}", path).values()
     named = {c.name: c for c in classes}
     for c in classes:
-        for other in (named[b] for b in _ancestors(c, named)):
+        for other in (named[b] for b in definitions.ancestors(c, named)):
             c.constants.update({k: v for k, v in other.constants.items() if k not in c.constants})
     derived, size = {base}, 0
     while len(derived) > size:  # each round finds the children of the round before
@@ -84,9 +66,9 @@ def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
 
 def functions(path: str | Path, module: str) -> dict[str, Entry]:
     """{name: Entry} of the public top-level functions of one file, in its order."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"), filename=str(path))
-    nodes = (node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"))
-    return {node.name: _entry(node, module, Path(path), {}) for node in nodes}
+    tree, path = definitions.parse(path), Path(path)
+    public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+    return {name: entry for name, entry in definitions.read(tree, module, path).items() if name in public}
 
 
 def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable[str]] | None = None) -> str:
@@ -102,8 +84,8 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
     Raises:
         UsageError: no such name, or several that differ by case only; lists the names and the nearest.
     """
-    known, more = list(known), {k: list(v) for k, v in (more or {}).items()}
-    names = known + [n for group in more.values() for n in group]
+    listed, others = list(known), {k: list(v) for k, v in (more or {}).items()}
+    names = listed + [n for group in others.values() for n in group]
     if name in names:
         return name
     alike = [n for n in names if n.lower() == str(name).lower()]
@@ -111,10 +93,11 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
         return alike[0]
     if alike:
         raise UsageError(f"{what} {name!r} may be {' or '.join(alike)}: type the one you mean")
-    listed = ", ".join(known[:LISTED]) + (f", ... ({len(known)} in all)" if len(known) > LISTED else "")
-    counted = "".join(f" (and {len(v)} of {k})" for k, v in more.items() if v)
+    text = ", ".join(listed[:LISTED]) + (f", ... ({len(listed)} in all)" if len(listed) > LISTED else "")
+    counted = ", ".join(f"{len(v)} of {k}" for k, v in others.items() if v)
+    text += f" (and {counted})" if counted else ""
     hint = nearest(str(name), names)
-    raise UsageError(f"unknown {what} {name!r}: the {what}s are {listed or 'none'}{counted}.{hint}")
+    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}")
 
 
 # ---- outside of the repository
@@ -157,22 +140,18 @@ def external(name: str, what: str) -> Entry:
         return _entry_of_object(name)
     left, path = _locate(name, what)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        tree = definitions.parse(path)
     except (SyntaxError, ValueError, OSError) as e:
         line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
         raise UsageError(f"{path}{line}: cannot be read as Python: {getattr(e, 'msg', e)}") from e
-    wanted, definitions, named = name.rpartition(":")[2], {}, {}
-    for node in tree.body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            definitions[node.name] = _entry(node, left, path, named)
-            named[node.name] = definitions[node.name]
-    if wanted in definitions:
-        return definitions[wanted]
-    if wanted and any(wanted in _names_bound(node) for node in tree.body):  # imported, or made by a call
+    wanted, known = name.rpartition(":")[2], definitions.read(tree, left, path)
+    if wanted in known:
+        return replace(known[wanted], bases=definitions.all_bases(known[wanted], known))
+    if wanted and definitions.names_bound(tree.body) & {wanted, "*"}:  # imported, or made by a call
         return Entry(wanted, left, path, "", (), {}, None)
-    listed = ", ".join([n for n in definitions if not n.startswith("_")][:LISTED]) or "nothing"
+    listed = ", ".join([n for n in known if not n.startswith("_")][:LISTED]) or "nothing"
     problem = f"{left} defines no {wanted!r}" if wanted else f"{name} names no {what}"
-    raise UsageError(f"{problem}: it defines {listed}; type {left}:NAME.{nearest(wanted, definitions)}")
+    raise UsageError(f"{problem}: it defines {listed}; type {left}:NAME.{nearest(wanted, known)}")
 
 
 def load(name: str, what: str) -> Any:
@@ -188,6 +167,8 @@ def load(name: str, what: str) -> Any:
         module = _import_file(Path(entry.module).expanduser().resolve())
     else:
         module = importlib.import_module(entry.module)
+    if not hasattr(module, entry.name):  # bound in a branch that was not taken, or not by `import *`
+        raise UsageError(f"{name}: {entry.module} defines no {entry.name!r} once it has run")
     return getattr(module, entry.name)
 
 
@@ -200,26 +181,38 @@ def _locate(name: str, what: str) -> tuple[str, Path]:
     left = name.rpartition(":")[0]
     if _is_file(left):
         path = Path(left).expanduser()
-        if not path.is_file():
-            raise UsageError(f"no file {path} for the {what} {name!r}: type path/to/file.py:NAME")
+        if path.suffix != ".py" or not path.is_file():
+            problem = f"{path} does not end in .py" if path.is_file() else f"no file {path}"
+            raise UsageError(f"{problem} for the {what} {name!r}: type path/to/file.py:NAME")
         return left, path
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    try:
-        spec = importlib.util.find_spec(left)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+    file = _module_file(left)
+    if file is None:
         raise UsageError(
             f"no Python module {left!r} for the {what} {name!r}: type path/to/file.py:NAME or package.module:NAME"
         )
-    return left, Path(spec.origin)
+    return left, file
+
+
+def _module_file(module: str) -> Path | None:
+    """The file of `package.module`; unlike importlib's find_spec it does not import the packages on the way."""
+    package, *parts = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+        for part in parts:
+            package = f"{package}.{part}"
+            spec = PathFinder.find_spec(package, spec and spec.submodule_search_locations or [])
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def _import_file(path: Path) -> Any:
     if path not in _modules:
         name = f"{path.stem}_{len(_modules)}_of_the_user"  # so that it hides no module of ours
         spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         if str(path.parent) not in sys.path:
@@ -256,65 +249,3 @@ def _signature(target: Any) -> tuple[str, ...] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return tuple(parameters)
-
-
-# ---- reading files
-
-
-def _ancestors(entry: Entry, named: Mapping[str, Entry]) -> list[str]:
-    """The names of its bases that are known, and of theirs; the nearest first."""
-    named = {name: other for name, other in named.items() if name != entry.name}  # a base elsewhere of the same name
-    known = [b for b in entry.bases if b in named]
-    return known + [name for b in known for name in _ancestors(named[b], named)]
-
-
-def _classes(path: Path, module: str) -> list[Entry]:
-    """Every top-level class of one file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    named: dict[str, Entry] = {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            named[node.name] = _entry(node, module, path, named)
-    return list(named.values())
-
-
-def _entry(node: ast.ClassDef | ast.FunctionDef, module: str, path: Path, before: Mapping[str, Entry]) -> Entry:
-    """The entry of a definition; a class takes constants and parameters over from bases that stand `before` it."""
-    docstring = ast.get_docstring(node) or ""
-    if isinstance(node, ast.FunctionDef):
-        return Entry(node.name, module, path, docstring, (), {}, _parameters(node, first=0))
-    bases = tuple(ast.unparse(b).rpartition(".")[2] for b in node.bases)
-    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    parent = next((before[b] for b in bases if b in before), None)
-    parameters = _parameters(init, first=1) if init else parent.parameters if parent else None
-    constants = (parent.constants if parent else {}) | _constants(node)
-    return Entry(node.name, module, path, docstring, bases, constants, parameters)
-
-
-def _parameters(node: ast.FunctionDef, first: int) -> tuple[str, ...] | None:
-    if node.args.kwarg:
-        return None
-    return tuple(a.arg for a in [*node.args.posonlyargs, *node.args.args][first:] + node.args.kwonlyargs)
-
-
-def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """What the class body sets to a literal, with or without an annotation."""
-    constants = {}
-    for n in node.body:
-        targets = n.targets if isinstance(n, ast.Assign) else [n.target] if isinstance(n, ast.AnnAssign) else []
-        for target in targets:
-            if isinstance(target, ast.Name) and n.value is not None:
-                try:
-                    constants[target.id] = ast.literal_eval(n.value)
-                except ValueError:  # no literal
-                    continue
-    return constants
-
-
-def _names_bound(node: ast.stmt) -> set[str]:
-    """The names that a top-level statement defines other than by `class` and `def`."""
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name for alias in node.names}
-    if isinstance(node, ast.Assign):
-        return {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}

@@ -10,46 +10,61 @@ if TYPE_CHECKING:  # torch comes late: a mistyped path is refused before the sec
     import torch
     from torch import nn
 
-# under which other programs keep a state dict
+# Under which other programs keep a state dict; where a file holds several, the first of these. Averaged weights come
+# first: they are the result of such a training.
 WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "model_state",
-    "module",
-    "params_ema",
-    "params",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "generator",
+    *("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema"),
+    *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network"),
+    *("weights", "params", "module"),
 )
 
 
-def unwrapped(content: dict, path: Path) -> dict[str, Any]:
-    """A state dict, taken out of the entry that other programs keep it in."""
-    import torch
+def unwrapped(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A state dict, taken out of the entry that other programs keep it in.
 
-    state, names = content, []
+    Returns:
+        {"metadata": {}, "net": state dict, "notes": [which entry was taken, and of which others]}.
+
+    Raises:
+        UsageError: there is none, or several and no telling which is meant.
+    """
+    state, taken, left = content, [], []
     while not _is_state_dict(state):
-        name = next((name for name in WRAPPERS if isinstance(state.get(name), dict)), None)
-        if name is None:
-            stray = next((k for k, v in state.items() if not isinstance(v, torch.Tensor)), None)
-            what = f"its entry {stray!r} is a {type(state[stray]).__name__}" if state else "it is empty"
-            raise UsageError(f"{path} is not a state dict: {what}")
-        names.append(name)
+        names = [name for name, value in state.items() if _holds_state_dict(name, value)]
+        wrappers = [name for name in WRAPPERS if name in names]
+        if not names:
+            raise UsageError(f"{path} is not a state dict: {_stray(content)}")
+        if len(names) > 1 and not wrappers:
+            raise UsageError(
+                f"{path} holds {len(names)} state dicts, {', '.join(map(str, names))}: save the one you mean by itself"
+            )
+        name = wrappers[0] if wrappers else names[0]
+        taken.append(name)
+        left += [other for other in names if other != name]
         state = state[name]
-    notes = [f"took the entry {' / '.join(map(repr, names))}"] if names else []
-    return {"metadata": {}, "net": state, "notes": notes}
+    notes = [f"took the entry {' / '.join(map(repr, taken))}" + "".join(f", not {name!r}" for name in left)]
+    return {"metadata": {}, "net": state, "notes": notes if taken else []}
 
 
-def _is_state_dict(state: dict) -> bool:
+def _is_state_dict(state: object) -> bool:
     import torch
 
-    return bool(state) and all(isinstance(value, torch.Tensor) for value in state.values())
+    return isinstance(state, dict) and bool(state) and all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+def _holds_state_dict(name: object, value: object) -> bool:
+    """Whether an entry is a state dict of a net, or a dict that holds one; an optimizer's state is not meant."""
+    if not isinstance(value, dict) or not isinstance(name, str) or "optim" in name or "sched" in name:
+        return False
+    return _is_state_dict(value) or any(_holds_state_dict(key, inner) for key, inner in value.items())
+
+
+def _stray(content: dict[str, Any]) -> str:
+    """What in a dict is not of a state dict."""
+    import torch
+
+    stray = next((name for name, value in content.items() if not isinstance(value, torch.Tensor)), None)
+    return f"its entry {stray!r} is a {type(content[stray]).__name__}" if stray is not None else "it is empty"
 
 
 def without_prefix(state: dict, wanted: dict) -> tuple[dict, str]:
@@ -80,9 +95,10 @@ def load_net(net: "nn.Module", checkpoint: dict[str, Any], path: str | Path, nam
         UsageError: another model, another number of classes, or weights that do not fit; names both sides.
     """
     metadata, wanted = checkpoint.get("metadata", {}), net.state_dict()
-    ours = (name or getattr(net, "model_name", type(net).__name__), getattr(net, "num_classes", None))
+    ours: tuple[str, int | None]
+    ours = (name or getattr(net, "model_name", None) or type(net).__name__, getattr(net, "num_classes", None))
     theirs = (metadata.get("model") or ours[0], metadata.get("num_classes") or ours[1])
-    if theirs[1] != ours[1] or not _same_name(theirs[0], ours[0], net):
+    if ours[1] not in (None, theirs[1]) or not _same_name(theirs[0], ours[0], net):
         raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, note = without_prefix(checkpoint["net"], wanted)
     if notes := [*checkpoint.get("notes", []), *([note] if note else [])]:
@@ -105,9 +121,10 @@ def load_net(net: "nn.Module", checkpoint: dict[str, Any], path: str | Path, nam
 
 def _same_name(theirs: str, ours: str, net: "nn.Module") -> bool:
     """Whether two names mean one model: an external class may lie elsewhere now, and a net that was saved by itself is
-    named by its class.
+    named by its class or its `model_name`.
     """
-    return theirs.rpartition(":")[2] in (ours, ours.rpartition(":")[2], getattr(net, "model_name", None))
+    known = (ours, ours.rpartition(":")[2], type(net).__name__, getattr(net, "model_name", None))
+    return theirs.rpartition(":")[2] in known
 
 
 def is_head(entry: object, wanted: "torch.Tensor", num_classes: int | None) -> bool:
