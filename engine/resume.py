@@ -31,8 +31,7 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
     for name in set(OWN) & flags.keys():
         raise UsageError(f"--resume continues with the run's own weights: leave out --{dashed(name)}")
     saved = {name: value for name, (value, _) in presets.read(folder / "config.yaml").items()}
-    saved["use_gpu"] = "false" if saved.get("use_gpu") == "false" else None  # the machine may be another one
-    saved["threads"] = None
+    saved = for_this_machine(saved)
     given = flags.keys() | (presets.read(flags["config"]).keys() if "config" in flags else set())
     check_named(saved, given, CODE, f"{folder} uses")
     code = {name: flags[name] for name in CODE if name in flags and registry.is_external(saved.get(name))}
@@ -44,6 +43,12 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
                 f"was, or start anew from its weights with --load-path={folder}"
             )
     return opt.model_copy(update={"resume": None}), folder
+
+
+def for_this_machine(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved options without those of the machine of then: that it had a GPU does not ask for one now."""
+    off = str(saved.get("use_gpu")).lower() == "false"
+    return dict(saved) | {"use_gpu": False if off else None, "threads": None}
 
 
 def check_named(saved: Mapping[str, Any], given: Any, options: tuple[str, ...], who: str) -> None:

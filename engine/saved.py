@@ -10,7 +10,7 @@ from cli import presets
 from cli.resolve import OF_CHECKPOINT, resolve
 from config import Config
 from data.image_data import ImageData
-from engine.resume import check_named
+from engine.resume import check_named, for_this_machine
 from utils import checkpoints, files, registry
 from utils.errors import UsageError
 from utils.options import dashed
@@ -73,8 +73,7 @@ def _from_checkpoint(
         raise UsageError(f"{path} holds {metadata['model']}, not {flags['model']}: leave out --model")
     for name in ("optimizer", "scheduler", "metrics", "sinks"):  # code of the user's that is of no use here
         saved[name] = Config.default_of(name)
-    # The machine may be another one: the GPU of the training does not ask for a GPU now.
-    saved |= {"num_workers": None, "threads": None, "use_gpu": saved["use_gpu"] and None}
+    saved = for_this_machine(saved) | {"num_workers": None}
     return resolve(command, {**flags, "load_path": str(path)}, saved)
 
 

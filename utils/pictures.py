@@ -6,17 +6,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torchvision.utils import make_grid
 
 from utils import files
 
 RIGHT, WRONG = (22, 120, 60), (190, 30, 45)
-SIDE, STRIP, COLUMNS = 128, 16, 8  # pixels, pixels, thumbnails a row
+SIDE, STRIP, COLUMNS, GAP = 128, 16, 8, 2  # pixels, pixels, thumbnails a row, pixels
+SHORT = 9  # letters of a class name that a strip has room for
 
 
 def predictions(
     images: np.ndarray, labels: torch.Tensor, logits: torch.Tensor, classes: list[str], count: int = 16
 ) -> np.ndarray:
     """Draws the first `count` images, each above a strip with the predicted class and its probability.
+
+    Where the prediction is wrong, the true class stands beside it: "cat 62%, is dog".
 
     Args:
         images: (N, S, S, 3) or (N, S, S, 1) uint8. labels: (N,). logits: (N, K).
@@ -34,20 +38,21 @@ def predictions(
         sheet.paste(Image.fromarray(np.ascontiguousarray(colour)).resize((SIDE, SIDE)), (x, y))
         fill = RIGHT if predicted[i] == labels[i] else WRONG
         draw.rectangle((x, y + SIDE, x + SIDE, y + SIDE + STRIP), fill=fill)
-        draw.text((x + 4, y + SIDE + 2), f"{classes[predicted[i]][:14]} {probs[i]:.2f}", fill="white")
+        text = f"{classes[predicted[i]][:SHORT]} {probs[i]:.0%}"
+        text += "" if predicted[i] == labels[i] else f", is {classes[labels[i]][:SHORT]}"
+        draw.text((x + 4, y + SIDE + 2), text, fill="white")
     return np.asarray(sheet)
 
 
-def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Puts (N, S, S, C) uint8 images into a nearly square grid, with white gaps; returns (H, W, 3) uint8."""
-    count, side = images.shape[:2]
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    sheet = np.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = i // columns * (side + gap), i % columns * (side + gap)
-        sheet[y : y + side, x : x + side] = image  # grey or not
-    return sheet
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Puts (N, H, W, C) uint8 images into a grid with white gaps; returns (H', W', 3) uint8.
+
+    Args:
+        columns: None: as nearly a square as N allows.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    sheet = make_grid(torch.from_numpy(images).permute(0, 3, 1, 2), nrow=columns, padding=GAP, pad_value=255)
+    return sheet.permute(1, 2, 0).numpy()
 
 
 def write(path: str | Path, image: np.ndarray) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from utils.painter import Line, Painter, lower_title
 
 MAX_IMAGES = 64  # drawn of a batch
+COLUMNS = 8  # of a grid
 MAX_LOG_LINES = 500
 MIN_SIDE = 256  # pixels; smaller pictures are shown enlarged
 WINDOW_BAR = 15  # pixels of a window's height that visdom forgets
@@ -99,9 +100,11 @@ class Visualizer:
         """
         if tensor.ndim not in (2, 3, 4) or tensor.ndim > 2 and tensor.shape[-3] not in (1, 3):
             raise ValueError(f"{name!r} has the shape {tuple(tensor.shape)}")
+        from utils.pictures import grid  # imports torch: here, and not in the thread that draws
+
         image = _copy(tensor[:MAX_IMAGES] if tensor.ndim == 4 else tensor)
         with self._painter.lock:
-            self._painter.put(("img", name), functools.partial(_draw_image, name, image, opts))
+            self._painter.put(("img", name), functools.partial(_draw_image, name, image, grid, opts))
 
     def img_many(self, d, **opts):
         """Shows several pictures: d = {name: tensor}."""
@@ -167,23 +170,13 @@ def _copy(value):
     return value
 
 
-def _grid(images, columns=8, gap=2):
-    """(N, C, H, W) -> (C, rows * (H + gap) + gap, columns * (W + gap) + gap), white between the images."""
-    n, c, h, w = images.shape
-    columns = min(columns, n)
-    rows = math.ceil(n / columns)
-    grid = np.full((c, rows * (h + gap) + gap, columns * (w + gap) + gap), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * (h + gap) + gap, i % columns * (w + gap) + gap
-        grid[:, top : top + h, left : left + w] = image
-    return grid
-
-
-def _draw_image(name, image, opts, vis):
+def _draw_image(name, image, grid, opts, vis):
     if image.dtype.kind in "fb":
         image = np.nan_to_num(image) * 255 + 0.5
     image = image.clip(0, 255).astype(np.uint8)
-    image = _grid(image) if image.ndim == 4 else image.reshape(-1, *image.shape[-2:])
+    if image.ndim == 4:
+        image = grid(image.transpose(0, 2, 3, 1), columns=min(COLUMNS, len(image))).transpose(2, 0, 1)
+    image = image.reshape(-1, *image.shape[-2:])
     image = image.repeat(3 // len(image), axis=0)
     zoom = math.ceil(MIN_SIDE / max(image.shape[1:]))
     size = {"width": image.shape[2] * zoom, "height": image.shape[1] * zoom + WINDOW_BAR}
