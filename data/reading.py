@@ -25,10 +25,10 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 def read(
     source: Path | Image.Image,
     side: int,
-    pick: Callable[[tuple[int, int]], Box],
+    choose_box: Callable[[tuple[int, int]], Box],
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
-    """Reads the box that `pick` chooses from (width, height), resized to (side, side, 3) uint8, RGB.
+    """Reads the box that `choose_box` chooses from (width, height), resized to (side, side, 3) uint8, RGB.
 
     The box is chosen from the file's header, before decoding: a JPEG is then decoded at 1/2, 1/4 or 1/8 of
     its size if that still has a pixel for each one wanted (libjpeg's DCT scaling). An animation gives its
@@ -39,11 +39,11 @@ def read(
     """
     if isinstance(source, Image.Image):
         pixels = upright(rgb(source), orientation(source))
-        return np.asarray(pixels.resize((side, side), resample, pick(pixels.size)))
+        return np.asarray(pixels.resize((side, side), resample, choose_box(pixels.size)))
     with _opened(source) as image:
         turn = orientation(image)
         width, height = (image.height, image.width) if turn >= 5 else image.size
-        left, top, right, bottom = pick((width, height))
+        left, top, right, bottom = choose_box((width, height))
         w, h = math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
         with image_errors_as_usage(source):
             image.draft("RGB", (h, w) if turn >= 5 else (w, h))

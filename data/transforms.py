@@ -87,8 +87,8 @@ class Preprocess:
         mean, std = (images.new_tensor(values, dtype=torch.float32) * 255 for values in (self.mean, self.std))
         return (images.permute(0, 2, 3, 1).float() * std + mean).round_().clamp_(0, 255).to(torch.uint8)
 
-    def _read(self, source: Path | Image.Image, pick: Callable[[tuple[int, int]], Box]) -> np.ndarray:
-        pixels = read(source, self.image_size, pick, Image.Resampling[self.interpolation.upper()])
+    def _read(self, source: Path | Image.Image, choose_box: Callable[[tuple[int, int]], Box]) -> np.ndarray:
+        pixels = read(source, self.image_size, choose_box, Image.Resampling[self.interpolation.upper()])
         return pixels if len(self.mean) == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
 
 

@@ -65,8 +65,8 @@ def saved_in(folder: Path) -> list[Path]:
     return list(files_by_id.values())
 
 
-def write(content: dict[str, Any], path: str | Path) -> None:
-    """Writes `content` to `path` whole or not at all, with the format's number and a checksum.
+def write(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Writes `checkpoint` to `path` whole or not at all, with the format's number and a checksum.
 
     Raises:
         RunError: the disk is full; a file of that name stays as it was.
@@ -74,7 +74,7 @@ def write(content: dict[str, Any], path: str | Path) -> None:
     import torch
 
     with files.atomic_write(path, "w+b") as file:
-        torch.save({"format": FORMAT, **content}, file)
+        torch.save({"format": FORMAT, **checkpoint}, file)
         file.seek(-2, os.SEEK_END)  # the length of the zip comment, of which there is none yet
         file.write(struct.pack("<H", len(SEAL) + DIGITS) + SEAL)
         size = file.tell()

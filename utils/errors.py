@@ -1,4 +1,4 @@
-"""What ends a command without being a bug: told in one line. Anything else is a bug and keeps its traceback."""
+"""What ends a command without being a bug: reported in one line. Anything else is a bug and keeps its traceback."""
 
 import difflib
 from collections.abc import Iterable

@@ -13,10 +13,10 @@ EVERY = 30  # seconds between two lines
 
 
 class Progress:
-    """Counts images up to `total`; shows figures, images per second and the time left."""
+    """Counts images up to `total`; shows metrics, images per second and the time left."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
-        self.title, self.total, self.done, self.count, self.figures = title, total, done, done, ""
+        self.title, self.total, self.done, self.count, self.metrics = title, total, done, done, ""
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
@@ -40,13 +40,13 @@ class Progress:
             left = (self.total - self.count) / max(self.rate, 1e-9)
             rate = f"{self.rate:.1f} img/s  {left:.0f} s left"
             with suppress(OSError):  # the output is closed
-                print(f"{self.title} {self.count}/{self.total}  {self.figures}  {rate}", flush=True)
+                print(f"{self.title} {self.count}/{self.total}  {self.metrics}  {rate}", flush=True)
 
-    def show(self, **figures: float) -> None:
-        """Sets the figures that are shown next to the bar."""
-        self.figures = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    def show(self, **metrics: float) -> None:
+        """Sets the metrics that are shown next to the bar."""
+        self.metrics = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         if self.bar is not None:
-            self.bar.set_postfix_str(self.figures, refresh=False)
+            self.bar.set_postfix_str(self.metrics, refresh=False)
 
     @property
     def rate(self) -> float:
