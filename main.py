@@ -40,7 +40,7 @@ def train(**flags: Any) -> Any:
     dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
-    from engine.device import busy_hint
+    from engine.busy import busy_hint
     from engine.loop import Trainer
     from engine.setup import build_training
     from engine.state import TrainerState

@@ -1,7 +1,6 @@
 """Where a net runs, and in which number format: the fastest of what is safe on this machine."""
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,6 @@ from data.loaders import cores
 from utils.errors import RunError, UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-BUSY = 2  # processes for each core from which on one thread is faster
 NO_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -75,23 +73,6 @@ def select_device(opt: Config) -> Device:
         torch.set_num_threads(opt.threads)
     amp = torch.bfloat16 if opt.amp == "bf16" or (opt.amp == "auto" and has_bf16(device)) else None
     return Device(device, amp, torch.channels_last if opt.channels_last else torch.contiguous_format)
-
-
-def busy_hint(opt: Config) -> str | None:
-    """A line where other processes keep the cores busy, so that fewer threads compute faster; None where none do.
-
-    Threads wait for the slowest of them at each layer: on 2 cores with 8 other processes two threads made 0.13 to 0.18
-    steps of DigitNet a second, and one thread 0.93.
-    """
-    if opt.threads or torch.get_num_threads() == 1 or not hasattr(os, "getloadavg"):
-        return None
-    load, count = os.getloadavg()[0], cores()
-    if load < BUSY * count:
-        return None
-    return (
-        f"this machine is busy ({load:.1f} processes want its {count} cores), so {torch.get_num_threads()} threads "
-        "wait for each other: --threads=1 may be faster"
-    )
 
 
 def keep_memory() -> None:

@@ -14,8 +14,10 @@ SHORT = 4  # classes of which the line of an epoch does
 
 class ClassifyMessages(Messages):
     def epoch(self, means: Metrics, metrics: Metrics) -> str:
-        """Losses, accuracy and, for a few classes, the confusion matrix."""
+        """Losses, accuracy, the monitored metric and, for a few classes, the confusion matrix."""
         text = f"train loss {means['loss']:.4f}  val loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
+        if self.opt.monitor not in (None, "loss", "accuracy"):
+            text += f"  {self.format_score(self.opt.monitor, metrics[self.opt.monitor])}"
         return f"{text}  confusion {metrics['confusion']}" if len(metrics["confusion"]) <= SHORT else text
 
     def table(self, metrics: Metrics) -> str:
