@@ -76,10 +76,17 @@ def overview(commands: Commands) -> str:
         parts.append(_row(name, f"{Config.help_of(name)} [{Config.type_of(name)}]"))
     tv = models.torchvision_names()
     parts.append("\nMODELS (help MODEL tells more)")
-    parts += [f"  {name:<14} {_first_line(entry.docstring)}" for name, entry in models.entries().items()]
+    parts += [_entry(name, entry.docstring) for name, entry in models.entries().items()]
     parts.append(_wrap(f"torchvision's {len(tv)} by their names: " + ", ".join(tv)))
-    parts.append("\nDATA SETS")
-    parts += [f"  {name:<14} {_first_line(entry.docstring)}" for name, entry in data.entries().items()]
+    timm = (
+        f"timm's {len(models.timm_names())}"
+        if models.timm_names()
+        else f"timm's, once it is installed: {models.INSTALL_TIMM}"
+    )
+    parts.append(_wrap(f"timm/NAME: {timm}"))
+    parts.append(_wrap("path/to/file.py:Class or package.module:Class: an nn.Module of yours"))
+    parts.append("\nDATA SETS (help NAME tells more; path/to/file.py:Class: a data set of yours)")
+    parts += [_entry(name, entry.docstring) for name, entry in data.entries().items()]
     parts += ["\nPRESETS (--config=NAME)", _presets(), "\nEXAMPLES"]
     parts += [f"  {line}" for function in commands.values() for line in _examples(function)]
     return "\n".join(parts)
@@ -136,6 +143,12 @@ def _row(option: str, help: str) -> str:
 def _line(flag: str, default: str, help: str) -> str:
     lines = textwrap.wrap(help, WIDTH - 36)
     return "\n".join([f"    {flag:<18} {default:<12.12} {lines[0]}", *(" " * 36 + line for line in lines[1:])])
+
+
+def _entry(name: str, docstring: str) -> str:
+    """The first line of a docstring beside a name."""
+    lines = textwrap.wrap(_first_line(docstring), WIDTH - 17)
+    return "\n".join([f"  {name:<14} {lines[0]}", *(" " * 17 + line for line in lines[1:])])
 
 
 def _wrap(text: str) -> str:

@@ -14,7 +14,7 @@ from torch import nn, optim
 
 from config import Config
 from data.loaders import Batch
-from engine import device, metrics
+from engine import busy, device, metrics
 from engine.messages.classify import ClassifyMessages
 from engine.schedules import Schedule
 from runs import results
@@ -173,3 +173,23 @@ def test_a_csv_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError):
         results.write_csv(path, [str(i) for i in range(20)], broken(), ["cat", "dog"])
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_busy_machine_is_told_with_fewer_threads(monkeypatch):
+    """Readings: seconds on the clock, seconds that the cores worked in all, and for this process."""
+    monkeypatch.setattr(busy, "cores", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(busy, "_start", (100.0, 50.0, 1.0))
+    for worked, own, threads in ((52.2, 3.0, None), (54.0, 1.0, 2), (58.0, 1.0, 1), (64.0, 15.0, None)):
+        monkeypatch.setattr(busy, "_now", lambda worked=worked, own=own: (102.0, worked, own))
+        line = busy.busy_hint(Config())
+        assert (line is None) == (threads is None) and (line is None or f"--threads={threads} may be" in line)
+    assert busy.busy_hint(Config(threads=4)) is None  # as asked
+
+
+def test_the_number_of_threads_is_an_option_and_recorded():
+    before = torch.get_num_threads()
+    try:
+        assert device.select_device(Config(threads=3, use_gpu=False)).metadata()["threads"] == 3
+    finally:
+        torch.set_num_threads(before)

@@ -118,6 +118,7 @@ class Options(BaseModel):
         validate_assignment=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        defer_build=True,  # a group alone is never validated
         protected_namespaces=(),
     )
     parse: ClassVar[Any] = _Parse()
