@@ -78,7 +78,7 @@ def _next_value(name: str, words: list[str]) -> str:
 
 def _stray(command: str, word: str) -> str:
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
-    known = (*Config.fields(), "config")
-    if name in known:
+    if name in (*Config.fields(), "config"):
         return f"stray word {word!r} after {command}: options start with two dashes, as in --{word.lstrip('-')}"
+    known = [*(option for option in Config.fields() if command in Config.commands_of(option)), "config"]
     return f"stray word {word!r} after {command}: options are typed as --name=value.{nearest(name, known)}"

@@ -179,3 +179,91 @@ def test_muon_steps_filters_as_matrices_and_the_rest_with_adamw(memory_format):
     torch.optim.AdamW(rest, lr=0.01, weight_decay=0.1).step()
     torch.testing.assert_close(net.head.weight, before.head.weight)
     torch.testing.assert_close(net.conv.bias, before.conv.bias)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_is_an_optimizer_of_torch(tmp_path):
+    def step(net, optimizer):
+        optimizer.zero_grad()
+        net(images).logsumexp(1).sum().backward()
+        optimizer.step()
+
+    torch.manual_seed(0)
+    net, images, calls = Small(), torch.randn(4, 3, 9, 9), []
+    optimizer = Muon.for_net(net, lr=0.01, momentum=0.9)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    hook = optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    step(net, optimizer)
+    hook.remove()
+    assert calls == [1] and set(optimizer.state) == set(net.parameters())
+    # a copy, and one that was saved and loaded, go the same way
+    twin_net, twin = copy.deepcopy((net, optimizer))
+    torch.save(optimizer.state_dict(), tmp_path / "muon.pth")
+    loaded_net = copy.deepcopy(net)
+    loaded = Muon.for_net(loaded_net, lr=1.0)
+    loaded.load_state_dict(torch.load(tmp_path / "muon.pth", weights_only=True))
+    for one, its in ((net, optimizer), (twin_net, twin), (loaded_net, loaded)):
+        step(one, its)
+    for p, q, r in zip(net.parameters(), twin_net.parameters(), loaded_net.parameters(), strict=True):
+        assert torch.equal(p, q) and torch.equal(p, r)
+    # a closure, and a further group
+    assert optimizer.step(lambda: 7.0) == 7.0
+    extra = nn.Parameter(torch.ones(3, 2))
+    optimizer.add_param_group({"params": [extra], "lr": 0.5})
+    extra.grad = torch.ones(3, 2)
+    optimizer.step()
+    assert not torch.equal(extra, torch.ones(3, 2)) and "momentum_buffer" in optimizer.state[extra]
+    with pytest.raises(ValueError):
+        optimizer.add_param_group({"params": [extra]})
+
+
+@pytest.mark.parametrize(
+    "saved, now",
+    [(torch.channels_last, torch.contiguous_format), (torch.contiguous_format, torch.channels_last)],
+)
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_the_momentum_of_muon_survives_another_memory_format(saved, now):
+    torch.manual_seed(0)
+    one, images = Small().to(memory_format=saved), torch.randn(4, 3, 9, 9)
+    optimizer = Muon.for_net(one, lr=0.01, momentum=0.9)
+    one(images).logsumexp(1).sum().backward()
+    optimizer.step()
+    other = copy.deepcopy(one).to(memory_format=now)
+    resumed = Muon.for_net(other, lr=0.01, momentum=0.9)
+    resumed.load_state_dict(optimizer.state_dict())
+    for net, its in ((one, optimizer), (other, resumed)):
+        its.zero_grad()
+        net(images).logsumexp(1).sum().backward()
+        its.step()
+    torch.testing.assert_close(one.conv.weight, other.conv.weight, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["plateau", "cosine", "linear", "onecycle", "constant"])
+def test_groups_keep_the_ratio_of_their_rates(name):
+    """Book, 4.3: a pretrained part that learns slower than the head, and one that stands still."""
+    parts = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    groups = [{"params": [parts[0]], "lr": 0.02}, {"params": [parts[1]]}, {"params": [parts[2]], "lr": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.2)
+    schedule = Schedule(optimizer, name, 0.2, 0.5, warmup=0 if name == "onecycle" else 0.25)
+    for progress in (0, 0.1, 0.4, 0.9):
+        schedule.set(progress)
+        slow, fast, still = (group["lr"] for group in optimizer.param_groups)
+        assert slow == pytest.approx(fast / 10) and still == 0 < fast
+    schedule.end_epoch(1.0)
+    schedule.end_epoch(2.0)
+    schedule.set(0.9)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(slow * (0.5 if name == "plateau" else 1))
+
+
+def test_a_rate_changed_by_hand_is_in_force_and_falls_from_there():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = Schedule(optimizer, "linear", 0.1, 0.5)
+    schedule.set(0.5)
+    optimizer.param_groups[0]["lr"] = 0.5  # it was 0.05
+    schedule.set(0.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+    again = Schedule(optimizer, "linear", 0.1, 0.5)
+    again.load_state_dict(schedule.state_dict())
+    for one in (schedule, again):
+        one.set(0.75)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
