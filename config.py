@@ -4,8 +4,8 @@
     opt.parse({"lr": 0.1})           # as in the book, 6.1.7
     python main.py train --lr=0.1    # cli/resolve.py: defaults < saved run < preset (--config) < flags
 
-Flags and YAML values arrive as text and are converted here. Run as a script, this file prints the JSON schema with
-which editors complete configs/*.yaml.
+Flags and YAML values arrive as text and are converted here. Run as a script, this file prints the JSON
+schema with which editors complete configs/*.yaml.
 """
 
 import json
@@ -134,7 +134,7 @@ class Training(Options):
 
 class Optimization(Options):
     optimizer: Optimizer = option("Adam")
-    """a class of torch.optim (Muon: for filters and matrices, AdamW for the rest), or path/to/file.py:Class"""
+    """a class of torch.optim (Muon: AdamW for all but filters and matrices), or path/to/file.py:Class"""
 
     lr: float = option(1e-3, gt=0)
     """learning rate at the start (onecycle: at the peak)"""
@@ -213,7 +213,7 @@ class Gan(Options):
     """move all that the discriminator sees, real or not, by up to this many pixels: for few images"""
 
     judge: PathText | None = option(None, ("train", "val"))
-    """run of a classifier whose features generated images are compared by; None: those of a fixed random net"""
+    """run of a classifier by whose features generated images are compared; None: a fixed random net's"""
 
 
 class Generate(Options):
@@ -296,7 +296,8 @@ GROUPS = (
 )
 
 
-GROUPS = (Experiment, Data, Augmentation, Training, Optimization, Classification, Gan, Generate, Machine, Output)
+GROUPS = (Experiment, Data, Augmentation, Training, Optimization, Classification)
+GROUPS += (Gan, Generate, Machine, Output)
 
 
 class Config(*reversed(GROUPS)):  # type: ignore[misc]  # pydantic collects fields from the last base on
@@ -310,7 +311,8 @@ class Config(*reversed(GROUPS)):  # type: ignore[misc]  # pydantic collects fiel
         """A copy with what None leaves to the model or the data set filled in."""
         own = {name: getattr(dataset, name) for name in ("image_size", "min_crop", "flip")}
         own["image_size"] = models.preprocessing(self.model).get("image_size") or own["image_size"]
-        return self.model_copy(update={name: value for name, value in own.items() if getattr(self, name) is None})
+        missing = {name: value for name, value in own.items() if getattr(self, name) is None}
+        return self.model_copy(update=missing)
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -330,5 +332,6 @@ def __getattr__(name: str) -> Any:
 
 if __name__ == "__main__":
     schema = Config.model_json_schema()
-    schema["properties"]["base"] = {"type": "string", "description": "a preset whose options this one starts from"}
+    base = {"type": "string", "description": "a preset whose options this one starts from"}
+    schema["properties"]["base"] = base
     print(json.dumps(schema, indent=2))

@@ -230,12 +230,15 @@ def test_the_momentum_of_muon_survives_another_memory_format(saved, now):
     optimizer.step()
     other = copy.deepcopy(one).to(memory_format=now)
     resumed = Muon.for_net(other, lr=0.01, momentum=0.9)
-    resumed.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for net, its in ((one, optimizer), (other, resumed)):
         its.zero_grad()
         net(images).logsumexp(1).sum().backward()
         its.step()
-    torch.testing.assert_close(one.conv.weight, other.conv.weight, rtol=0.02, atol=1e-4)
+    # not the weights: in bfloat16 the order of the columns changes what Newton-Schulz makes of small singular values
+    momenta = [its.state[net.conv.weight]["momentum_buffer"] for net, its in ((one, optimizer), (other, resumed))]
+    torch.testing.assert_close(*momenta, rtol=1e-4, atol=1e-6)
+    assert momenta[1].stride() == other.conv.weight.stride() != one.conv.weight.stride()
 
 
 @pytest.mark.parametrize("name", ["plateau", "cosine", "linear", "onecycle", "constant"])
