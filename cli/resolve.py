@@ -140,20 +140,23 @@ def _where(name: str, places: Mapping[str, str]) -> str:
 
 
 def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, Any]) -> None:
-    """Refuses options, given in `places`, that the others leave without effect."""
+    """Refuses options, given in `places`, that the others leave without effect.
+
+    A preset describes a whole: what a flag beside it leaves without effect is no mistake of the user's.
+    """
+    reasons = {}  # {option: (the option that decides, why)}
     taken = torch_optim.parameters(opt.optimizer)
-    reasons = {
-        name: f"{opt.optimizer} takes no {name}"
-        for name in ("momentum", "nesterov", "weight_decay")
-        if taken is not None and name not in taken
-    }
+    for name in ("momentum", "nesterov", "weight_decay"):
+        if taken is not None and name not in taken:
+            reasons[name] = ("optimizer", f"{opt.optimizer} takes no {name}")
     if opt.scheduler == "onecycle":
-        reasons["warmup"] = "onecycle has its own"
+        reasons["warmup"] = ("scheduler", "onecycle has its own")
     if opt.scheduler != "plateau":
-        reasons["lr_decay"] = f"it is the factor of plateau, and the scheduler is {opt.scheduler}"
-    for name, reason in reasons.items():
-        place = places.get(name)
+        reasons["lr_decay"] = ("scheduler", f"it is the factor of plateau, and the scheduler is {opt.scheduler}")
+    for name, (decider, reason) in reasons.items():
+        place = places.get(name, "")
+        flag, overridden = place.startswith("--"), places.get(decider, "").startswith("--")
         # what repeats the default or the saved run, as a run's config.yaml does, asks for nothing
-        idle = name in places and getattr(opt, name) in (Config.default_of(name), saved.get(name))
-        if place and (place.startswith("--") or not idle):
+        idle = getattr(opt, name) in (Config.default_of(name), saved.get(name))
+        if flag or (place and not idle and not overridden):
             raise UsageError(f"{_where(name, places)} has no effect: {reason}")

@@ -173,3 +173,13 @@ def test_a_saved_run_is_not_changed_by_options_of_another_command(tmp_path):
     path = preset(tmp_path, "lr: 0.5\nimage_size: 96\nbatch_size: 4\n")
     opt = resolve("val", config=path, saved={"lr": 0.1, "image_size": 64, "batch_size": 8})
     assert (opt.lr, opt.image_size, opt.batch_size) == (0.1, 64, 4)
+
+
+def test_a_preset_beside_a_flag_that_overrides_its_optimizer(tmp_path):
+    path = preset(tmp_path, "optimizer: SGD\nmomentum: 0.5\n")
+    assert resolve(config=path, optimizer="Adam").momentum == 0.5  # no mistake of whoever typed the flag
+    with pytest.raises(UsageError, match="--momentum has no effect: Adam takes no momentum"):
+        resolve(config=path, optimizer="Adam", momentum="0.9")
+    path = preset(tmp_path, "optimizer: Adam\nmomentum: 0.5\n")
+    with pytest.raises(UsageError, match="line 2: momentum has no effect: Adam takes no momentum"):
+        resolve(config=path)
