@@ -1,11 +1,12 @@
 # make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
+# make test-fast: those that take little time.   make lint: format, lint, types.
 # make torture DATA=DIR: faults at random moments, many times; prints a table (about an hour).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test torture lint schema clean
+.PHONY: demo test test-fast torture lint schema clean
 
 demo: $(READY)
 	$(RUN) main.py train --config=demo
@@ -19,12 +20,16 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -q -n auto tests
 
+test-fast: $(READY)
+	$(RUN) -m pytest -q -n auto -m "not slow" tests
+
 torture: $(READY)
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
 
 lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 schema: $(READY)
 	$(RUN) config.py > configs/schema.json
@@ -36,4 +41,4 @@ $(READY): requirements.txt constraints.txt tests/requirements.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -29,7 +29,8 @@ option = make_option(LEARN)  # option(default, commands=LEARN, **limits)
 def find_scheduler(name: str) -> str:
     """The function of engine/schedules.py that the user means, or one of the user's own."""
     if registry.is_external(name):
-        return registry.external(name, "scheduler") and name
+        registry.external(name, "scheduler")
+        return name
     path = Path(__file__).parent / "engine" / "schedules.py"
     return registry.find(name, registry.functions(path, "engine.schedules"), "scheduler")
 
@@ -296,8 +297,11 @@ GROUPS = (
 )
 
 
-GROUPS = (Experiment, Data, Augmentation, Training, Optimization, Classification)
-GROUPS += (Gan, Generate, Machine, Output)
+GROUPS = (
+    *(Experiment, Data, Augmentation, Training),
+    *(Optimization, Classification, Gan, Generate),
+    *(Machine, Output),
+)
 
 
 class Config(*reversed(GROUPS)):  # type: ignore[misc]  # pydantic collects fields from the last base on

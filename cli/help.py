@@ -93,7 +93,7 @@ def overview(commands: Commands) -> str:
 
 
 def command(name: str, commands: Commands) -> str:
-    text = inspect.getdoc(commands[name])
+    text = inspect.getdoc(commands[name]) or ""
     rows = [_row(option, Config.help_of(option)) for option in Config.fields() if name in Config.commands_of(option)]
     if rows:
         rows.insert(0, _line("--config", "None", "a preset: its name, or the path of a YAML file of options"))
@@ -128,7 +128,7 @@ def _summaries(commands: Commands) -> list[str]:
 
 
 def _examples(function: Callable) -> list[str]:
-    lines = inspect.getdoc(function).partition("Examples:")[2].splitlines()
+    lines = (inspect.getdoc(function) or "").partition("Examples:")[2].splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

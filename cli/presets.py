@@ -29,7 +29,7 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
     path = locate(name)
     if path in _seen:
         raise UsageError(f"{path}: its base leads back to itself")
-    values = {}
+    values: dict[str, tuple[Any, str]] = {}
     for key, value in _pairs(path):
         place = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):

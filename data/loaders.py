@@ -47,6 +47,9 @@ class EpochLoader:
         self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
         return self
 
+    def __iter__(self) -> Iterator[Batch]:
+        raise NotImplementedError
+
     def close(self) -> None:
         """Ends the worker processes, if there are any."""
 
@@ -123,7 +126,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
         """torch's own iterator; starts the worker processes unless they run already."""
         before = set(multiprocessing.active_children())
         with workers.block_signals():
-            batches = super().__iter__()
+            batches = DataLoader.__iter__(self)
         self.processes |= set(multiprocessing.active_children()) - before
         return batches
 

@@ -72,7 +72,7 @@ def report_classes(classes: list[str], items: Items) -> None:
 def report_sizes(good: list[Inspection], image_size: int) -> None:
     if not good:
         return
-    sides = [min(one.size) for one in good]
+    sides = [min(one.size) for one in good if one.size]
     low, middle, high = min(sides), statistics.median_low(sides), max(sides)
     row("shorter side", f"{low} to {high} pixels, median {middle}")
     if small := sum(side < image_size for side in sides):
@@ -105,7 +105,10 @@ def report_duplicates(inspections: list[Inspection], val: set[Path], dataset: Im
     for one in inspections:
         if not one.problem:
             by_digest[one.digest].append(one)
-    groups = {"with two labels, so one of them is wrong": [], "in training and in validation: accuracy flatters": []}
+    groups: dict[str, list[list[Inspection]]] = {
+        "with two labels, so one of them is wrong": [],
+        "in training and in validation: accuracy flatters": [],
+    }
     labels, across = groups.values()
     within = 0
     for group in (group for group in by_digest.values() if len(group) > 1):

@@ -58,7 +58,9 @@ class GanEvaluator:
     @torch.inference_mode()
     def extract_features(self, parts: Iterable[torch.Tensor]) -> Features:
         """Runs images through the net that come in parts (n, S, S, C) uint8."""
-        features, probs, some = [], [], []
+        features: list[torch.Tensor] = []
+        probs: list[torch.Tensor] = []
+        some: list[torch.Tensor] = []
         channels, side = len(self.preprocess.mean), self.preprocess.image_size
         for images in parts:
             x = self.preprocess.normalize(images.to(self.device.device).expand(-1, -1, -1, channels))
@@ -67,7 +69,7 @@ class GanEvaluator:
             logits = self.net(x.expand(-1, self.net.in_channels, -1, -1))  # a net of 3 may have learned from grey
             features.append(self.features.flatten(1).float().cpu())
             probs.append(logits.float().softmax(dim=1).cpu())
-            if sum(map(len, some)) < PAIRED:
+            if sum(len(part) for part in some) < PAIRED:
                 some.append(images.cpu())
         return Features(torch.cat(features), torch.cat(probs), torch.cat(some)[:PAIRED])
 

@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
         return cls([group for group in groups if group["params"]], lr, weight_decay, **options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
                 self.state[p]["momentum_buffer"] = like if buffer is None else like.copy_(buffer)
         muon(
             [as_matrix(p) for p in weights],
-            [as_matrix(p.grad, like=p) for p in weights],
+            [as_matrix(grad, like=p) for p in weights if (grad := p.grad) is not None],
             [as_matrix(self.state[p]["momentum_buffer"], like=p) for p in weights],
             lr=group["lr"],
             weight_decay=group["weight_decay"],
@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         adamw(
             weights,
-            [p.grad for p in weights],
+            [grad for p in weights if (grad := p.grad) is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],

@@ -35,7 +35,7 @@ def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.O
         make, target = optimizer_class(opt.optimizer), net.parameters()  # type: ignore[assignment]
     options = _options(opt, set(inspect.signature(Muon if opt.optimizer == "Muon" else make).parameters), device)
     try:
-        return make(target, **options)  # type: ignore[arg-type]
+        return make(target, **options)
     except (TypeError, ValueError) as e:
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"--optimizer={opt.optimizer} refuses its options ({given}): {e}") from e

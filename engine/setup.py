@@ -53,7 +53,7 @@ def build_training(
     """
     device = select_device(opt)
     torch.manual_seed(opt.seed)
-    net = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
+    net: Any = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
     preprocess = make_preprocess(opt, dataset)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
     train = train_loader(opt, dataset, train_items, preprocess, device)
@@ -100,7 +100,7 @@ def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrain
 def make_preprocess(opt: Config, dataset: ImageData) -> Preprocess:
     """What images go through: the data set's mean and deviation, or those that the model's weights were made for."""
     own = models.preprocessing(opt.model)
-    values = {"mean": dataset.mean, "std": dataset.std}
+    values: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std}
     if len(own.get("mean", ())) == dataset.channels:
         values |= {name: own[name] for name in ("mean", "std")}
     values |= {name: own[name] for name in ("interpolation", "crop_pct") if name in own}

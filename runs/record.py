@@ -80,7 +80,7 @@ class Log(LineFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            if lockf:
+            if lockf is not None:
                 lockf(self.file, LOCK_EX | LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UsageError(

@@ -26,7 +26,7 @@ def write_csv(
         ids: id of each image, in the order of the predictions.
         predictions: batches with their logits (N, K).
     """
-    remaining, rows = iter(ids), []  # type: ignore[var-annotated]
+    remaining, rows = iter(ids), []
     with files.atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes])

@@ -56,7 +56,7 @@ class Run:
         run = cls._open(folder, opt)
         files.remove_parts(folder)
         _write_config(folder, opt)
-        for event in run.record.cut_back({"step": step, "epoch": epoch}):
+        for event in run.record.cut_back({"step": step, "epoch": epoch}) if run.record else ():
             run._show("log_event", event)
         if best:
             checkpoints.link(best, folder / "best.pth")

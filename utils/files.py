@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from utils.errors import RunError, UsageError
 
@@ -31,7 +31,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         RunError: the disk is full.
     """
     path = Path(os.path.realpath(path))
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     if path.exists() and not path.is_file():
         with path.open(mode, **text) as file:
             yield file

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -92,7 +93,7 @@ class Painter(threading.Thread):
             raise ServerLostError("not a visdom server")
         with _importing:
             import visdom
-        vis = visdom.Visdom(**given)
+        vis: Any = visdom.Visdom(**given)
         vis.send, vis._handle_post = True, self.post
         return vis
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Visualizer:
     def __init__(self, env="default", port=8097, server="http://localhost", warn=None, **visdom_kwargs):
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
         self._settings = {"port": port, "server": server, **visdom_kwargs}
-        self._painter = None
+        self._painter: Any = None
         self.reinit(env)
         atexit.register(self.close)
 

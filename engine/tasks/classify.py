@@ -56,7 +56,7 @@ class Classify(Task):
         if self.opt.clip_grad:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
         if needs_closure(self.optimizer):
-            self.optimizer.step(lambda: self._backward(images, targets, batch.labels)[0])
+            self.optimizer.step(lambda: self._backward(images, targets, batch.labels)[0].item())
         else:
             self.optimizer.step()
         if self.ema:
@@ -135,8 +135,11 @@ class Classify(Task):
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"net": self.eval_model, "optimizer": self.optimizer, "scheduler": self.lr_schedule}
-        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        state: dict[str, Any] = {
+            "net": self.eval_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_schedule.state_dict(),
+        }
         if self.ema:  # then `net` is the average, and this is what learns
             state |= {"learning_net": self.net.state_dict(), "ema_updates": int(self.ema.n_averaged)}
         return state

@@ -43,11 +43,9 @@ class Gan(Task):
         if items is not None:
             _ = self.evaluator  # refuses a wrong --judge before the training
             self.frozen = freeze(net, opt.freeze) if opt.freeze else []
-            fused = {"fused": device.device.type in ("cpu", "cuda"), "betas": (opt.beta1, 0.999)}
-            self.optimizers = {
-                "generator": torch.optim.Adam(net.generator.parameters(), opt.lr1, **fused),
-                "discriminator": torch.optim.Adam(net.discriminator.parameters(), opt.lr2, **fused),
-            }
+            for name, lr in (("generator", opt.lr1), ("discriminator", opt.lr2)):
+                weights, fused = getattr(net, name).parameters(), device.device.type in ("cpu", "cuda")
+                self.optimizers[name] = torch.optim.Adam(weights, lr, betas=(opt.beta1, 0.999), fused=fused)
             self.ema = make_ema(net.generator, opt)
 
     @cached_property
@@ -156,12 +154,12 @@ class Gan(Task):
     def top_k(self, count: int, of: int) -> np.ndarray:
         """(count, S, S, C) uint8: those of `of` images with the highest scores of the discriminator, the best first."""
         opt = self.opt
-        images, scores = None, None
+        images, scores = torch.empty(0, dtype=torch.uint8), torch.empty(0)
         for latents in with_progress(self.latents(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
             generated = self.sample(latents)
             new_scores, new = self.discriminator_scores(generated), as_bytes(generated)
-            images = new if images is None else torch.cat([images, new])
-            scores = new_scores if scores is None else torch.cat([scores, new_scores])
+            images = torch.cat([images, new]) if len(images) else new
+            scores = torch.cat([scores, new_scores])
             order = scores.argsort(descending=True, stable=True)[:count]
             images, scores = images[order], scores[order]
         return images.numpy()
