@@ -1,9 +1,9 @@
 """A small data set and a small run for the tests; everything is made in temporary folders."""
 
-import os
+import contextlib
+import io
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,19 +101,23 @@ def tiny_run(dogcat, tmp_path_factory) -> Path:
 
 
 def train_in(folder: Path, *flags: str) -> Path:
-    """Trains in a new process with TINY and `flags`; returns the run folder."""
-    words = [
-        sys.executable,
-        ROOT / "main.py",
-        "train",
-        *unless_given(TINY, flags),
-        f"--checkpoint-dir={folder}",
-        *flags,
-    ]
-    before = set(folder.glob("*"))
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env, timeout=200)
-    assert done.returncode == 0, done.stderr
+    """Trains with TINY and `flags`, on one thread; returns the run folder."""
+    words = ["main.py", "train", *unless_given(TINY, flags), f"--checkpoint-dir={folder}", *map(str, flags)]
+    before, argv, threads = set(folder.glob("*")), sys.argv, torch.get_num_threads()
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    code = 0
+    try:
+        sys.argv = words
+        torch.set_num_threads(1)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main.main()
+    except SystemExit as e:
+        code = e.code
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(threads)
+    err.seek(0)
+    assert not code, err.read()
     (run,) = set(folder.glob("*")) - before
     return run
 

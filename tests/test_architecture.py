@@ -41,6 +41,7 @@ def test_every_folder_has_its_floor():
 
 def test_commands_are_known_before_torch_is():
     """Importing the commands, their options and all names imports nothing heavy."""
-    script = "import sys, main, models, data; models.names(); data.entries(); print({'torch', 'torchvision', 'timm', 'numpy'} & sys.modules.keys())"
+    script = "import sys, main, models, data; models.names(); data.entries();"
+    script += "print({'torch', 'torchvision', 'timm', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
