@@ -12,6 +12,7 @@ class DogCat(ImageData):
     Files with any other name are ignored. Labels: cat 0, dog 1.
     """
 
+    class_names = ("cat", "dog")
     layout = "cat.<num>.jpg and dog.<num>.jpg, two of each or more"
     name_rule = re.compile(r"(cat|dog)\.\d+\.")
 
@@ -20,6 +21,6 @@ class DogCat(ImageData):
         return any(is_image(path) and cls.name_rule.match(path.name) for path in first_files(root))
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
-        classes = ["cat", "dog"]
+        classes = list(self.class_names)
         found = [(path, self.name_rule.match(path.name)) for path in image_files(root, recursive=False)]
         return classes, [(path, classes.index(match[1])) for path, match in found if match]

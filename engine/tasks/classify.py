@@ -1,6 +1,7 @@
 """The task of telling which class an image belongs to."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ class Classify(Task):
             self.mixup = make_mixup(opt, len(self.classes))
             self.frozen = freeze(net, opt.freeze) if opt.freeze else []
             self.optimizer = make_optimizer(net, opt, device)
+            if needs_closure(self.optimizer):  # LBFGS strings the gradients together, which takes plain memory
+                self.device = replace(device, memory_format=torch.contiguous_format)
+                net.to(memory_format=torch.contiguous_format)
             self.lr_schedule = Schedule(self.optimizer, opt.scheduler, opt.lr, opt.lr_decay, opt.warmup)
             self.ema = make_ema(net, opt)
 
