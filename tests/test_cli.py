@@ -195,6 +195,7 @@ def test_help_flag_anywhere(command):
     assert command("--help") == command("help")
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch():
     for words in ([], ["help"], ["help", "lr"], ["help", "ResNet34"], ["train", "--help"]):
         done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=ROOT, capture_output=True, text=True)

@@ -411,6 +411,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     torch.hub.set_dir(before)
 
 
+@pytest.mark.slow
 def test_timm_offline_says_at_once_what_to_fetch(hub):
     models.build("timm/resnet18", 2)  # imports timm
     start = time.perf_counter()
@@ -452,6 +453,7 @@ def test_timm_weights_trained_further_keep_their_head(tmp_path):
     assert torch.equal(larger.head.weight, net.head.weight) and larger.pos_embed.shape == (1, 37, 192)
 
 
+@pytest.mark.slow
 def test_timm_weights_of_another_model_are_refused(tmp_path):
     path, _ = published("resnet26", tmp_path)
     assert "model.safetensors does not fit timm/resnet18" in refusal(models.build, "timm/resnet18", 3, 64, weights=path)

@@ -62,6 +62,7 @@ def test_the_three_of_the_issue_are_there():
         models.ResNet35  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_forward_and_backward(name):
     fixed = "image_size" in inspect.signature(getattr(models, name)).parameters
@@ -92,6 +93,7 @@ def test_smallest_size_is_the_documented_one(name, smallest):
                 net(torch.randn(1, 3, smallest - 1, smallest - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_equal_to_torchvision(name):
     """One seed gives the same weights; the same weights give the same outputs, both ways."""
@@ -125,6 +127,7 @@ def test_parameter_counts_in_the_docstrings(name):
 # ---- save, load, optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "mnasnet0_5", "googlenet"])
 def test_save_and_load(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -227,6 +230,7 @@ def test_check_input_takes_what_works(name):
     models.check_input(name, num_classes=2, image_size=224)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, size, works",
     [("AlexNet", 32, "64"), ("inception_v3", 64, "96"), ("vit_b_16", 200, "32, the nearest 192")],
@@ -295,6 +299,7 @@ def test_a_model_that_torchvision_lacks_has_no_pretrained_weights():
     assert "no weights for Own" in refusal(pretrained.fetch, Own(), "Own")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_weights_from_a_local_file_in_either_vocabulary(plain, tmp_path):
     net = models.ResNet34(num_classes=2)
@@ -334,6 +339,7 @@ def test_densenet_takes_the_old_names_of_torchvisions_files(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), state.values(), strict=True))
 
 
+@pytest.mark.slow
 def test_vit_weights_at_another_image_size(tmp_path):
     small = models.build("vit_b_32", 3, image_size=64)
     path = small.save(tmp_path / "w.pth")

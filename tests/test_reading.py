@@ -115,6 +115,7 @@ def bomb(path, side):
     Image.new("1", (side, side)).save(path)
 
 
+@pytest.mark.slow
 def test_a_large_image_is_read_and_a_bomb_is_refused(tmp_path):
     bomb(tmp_path / "large.png", 9600)  # Pillow would warn
     bomb(tmp_path / "bomb.png", 30_000)
