@@ -75,6 +75,7 @@ def bad_files(root):
     }
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_named_with_the_reason(check, root):
     bad = bad_files(root)
     for name, (content, _) in bad.items():

@@ -97,6 +97,7 @@ def gone(pids):
     return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, code, workers", [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0), (signal.SIGTERM, 143, 2)]
 )
@@ -407,6 +408,7 @@ def test_where_all_steps_are_skipped_it_ends(train, monkeypatch):
     assert code == 1 and ("20 steps in a row" in err or "no step of epoch" in err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["train_step", "evaluate"])
 def test_out_of_memory(where, train, monkeypatch):
     monkeypatch.setattr(Classify, where, lambda *_: torch.empty(2**60))
@@ -416,6 +418,7 @@ def test_out_of_memory(where, train, monkeypatch):
     assert ("nothing was saved" in out) if where == "train_step" else (run / "last.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk(train, monkeypatch, command):
     """With the limit on the size of a file that `ulimit -f` sets, in place of a full disk."""
     import resource
@@ -465,6 +468,7 @@ def test_a_full_disk_while_logging_leaves_no_torn_line(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_net_that_does_not_learn(train):
     code, out, _, _ = train("--lr=1e-12", "--max-epoch=3")
     assert code == 0 and out.count("the net does not learn yet") == 1 and "learning rate" in out

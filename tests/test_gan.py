@@ -98,6 +98,7 @@ def test_a_step_is_that_of_two_separate_backwards():
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, steps", [({"g_every": 3}, [1, 0, 0, 1]), ({"d_every": 2}, [1, 0, 1, 0])])
 def test_each_net_learns_as_often_as_asked(options, steps):
     one = gan(**options)
@@ -192,6 +193,7 @@ def test_a_classifier_makes_no_images(command, tiny_run, tmp_path):
     assert (code, err) == (2, "main.py: generate cannot use resnet18: nets of its task Classify are for test\n")
 
 
+@pytest.mark.slow
 def test_generate(train, command, tmp_path):
     run = train("--max-epoch=1")[1]
 

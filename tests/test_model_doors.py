@@ -343,6 +343,7 @@ def test_timm_nets_take_the_size_and_channels_of_the_images():
     models.check_input("timm/swin_tiny_patch4_window7_224", 5, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["swin_tiny_patch4_window7_224", "efficientnet_b0", "tresnet_l", "deit_tiny_distilled_patch16_224", "inception_v3"]

@@ -75,6 +75,7 @@ def test_forward_and_backward(name):
     assert any(p.grad.abs().max() > 0 for p in learning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("size", [65, 224, 255])
 def test_a_single_image_of_any_size(name, size):
@@ -193,6 +194,7 @@ def test_torchvision_names_are_torchvisions():
     assert "ResNet-50" in models.describe("resnet50")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_every_torchvision_model_builds_for_the_classes(name):
     """On the meta device: shapes without the work."""
@@ -210,6 +212,7 @@ def test_no_auxiliary_outputs_in_training(name):
     assert net(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_torchvision_model_is_torchvisions_and_trains(tmp_path):
     torch.manual_seed(0)
     net = models.build("resnet18", num_classes=4)
@@ -267,6 +270,7 @@ def weight_file(folder: Path, name: str, **options) -> tuple[Path, dict]:
     return path, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResNet34", "resnet34", "SqueezeNet"])
 def test_pretrained_from_the_cache(name, hub, capsys):
     twin, head = ("squeezenet1_1", "classifier.1") if name == "SqueezeNet" else ("resnet34", "fc")

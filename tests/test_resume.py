@@ -93,6 +93,7 @@ def whole_run(train, wholes, *flags):
     return wholes[flags]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)

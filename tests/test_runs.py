@@ -176,11 +176,13 @@ def test_the_same_command_gives_the_same_weights(dogcat, tiny_run, tmp_path):
     assert not same(weights(other), weights(tiny_run))
 
 
+@pytest.mark.slow
 def test_a_runs_config_repeats_it(tiny_run, tmp_path):
     run = train_in(tmp_path, f"--config={tiny_run}/config.yaml")
     assert same(weights(run), weights(tiny_run))
 
 
+@pytest.mark.slow
 def test_the_csv_of_test(tiny_run, dogcat, command, tmp_path):
     result = tmp_path / "r.csv"
     words = ["test", f"--load-path={tiny_run}", f"--result-file={result}", "--batch-size=3"]
@@ -262,6 +264,7 @@ def test_a_checkpoint_that_does_not_agree(tiny_run, folders, dogcat, command, tm
     assert code == 2 and "holds weights only" in err
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights(tiny_run, dogcat, tmp_path):
     flags = [f"--train-data-root={dogcat}/train", f"--load-path={tiny_run}", "--lr=1e-30", "--optimizer=SGD"]
     moved = weights(train_in(tmp_path, *flags))
@@ -305,6 +308,7 @@ def test_every_optimizer_trains(optimizer, dogcat, tmp_path):
     assert len(losses) == 6 and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine", "onecycle", "constant"])
 def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
     run = train_in(tmp_path, f"--train-data-root={dogcat}/train", f"--scheduler={scheduler}", "--max-epoch=3")
