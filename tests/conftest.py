@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import struct
 import sys
@@ -21,6 +22,10 @@ from cli import presets
 from config import Config
 from data.demo import drawing
 from utils import checkpoints
+
+# Several tests run at a time: threads of one would wait for those of the others. Started processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

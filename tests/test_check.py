@@ -75,6 +75,7 @@ def bad_files(root):
     }
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_named_with_the_reason(check, root):
     bad = bad_files(root)
     for name, (content, _) in bad.items():
@@ -97,6 +98,7 @@ def test_skipping_needs_a_readable_image_of_each_class_in_each_part(check, root)
     assert "2 would stop a run: no readable image of dog for training; no readable image of dog for validation" in out
 
 
+@pytest.mark.slow
 def test_odd_images_are_read_and_named(check, root):
     image = Image.new("RGB", (60, 50), "orange")
     exif = Image.Exif()
@@ -209,6 +211,7 @@ def test_a_look_tells_the_stored_size_and_the_bytes(root):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+@pytest.mark.slow
 def test_names_that_cannot_be_printed(check, command, root, tmp_path, tiny_run):
     bad, good = os.fsencode(root) + b"/cat.80.\xfe\n.jpg", os.fsencode(root) + b"/cat.81.\xfe.jpg"
     picture(root / "dog.80.jpg", (9, 9, 9)).rename(os.fsdecode(good))

@@ -62,6 +62,7 @@ def test_a_folder_without_images(tmp_path):
             data.open(name, tmp_path)
 
 
+@pytest.mark.slow
 def test_demo_is_made_on_first_use(tmp_path):
     root = tmp_path / "demo" / "train"
     found = data.open("Demo", root)

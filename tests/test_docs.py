@@ -38,6 +38,7 @@ def demo(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", chapters())
 def test_each_chapter_of_extending_runs_as_it_stands(title, demo, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)

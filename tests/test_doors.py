@@ -279,6 +279,7 @@ def test_a_task_beside_its_model(run, command, dogcat):
         assert code == 2 and "nets of its task MyTask are for train and val" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", torch_optim.names())
 def test_every_optimizer_of_torch_trains_and_resumes(name, run):
     folder, _ = run("--model=net.py:Net", f"--optimizer={name}", "--max-epoch=1", "--lr=0.01")
@@ -315,6 +316,7 @@ def test_a_metric_of_the_users_and_what_best_means(run, command, tmp_path):
     assert code == 0 and "odd                " in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", [name for name, m in METRICS.items() if m.mode and name != "top5"])
 def test_every_metric_can_decide(monitor, run):
     folder, _ = run("--model=net.py:Net", "--max-epoch=3", f"--monitor={monitor}", "--lr=0.05")
@@ -365,6 +367,7 @@ def test_frozen_weights_and_their_statistics_stand_still(run):
     assert changed == ["fc.weight", "fc.bias"]
 
 
+@pytest.mark.slow
 def test_weights_without_options_are_labelled_with_their_models_name(run, command, dogcat, tmp_path):
     net = models.ResNet34(num_classes=2)
     path = net.save(tmp_path / "saved.pth")

@@ -182,6 +182,7 @@ def test_heads_of_cats_and_dogs_cover_the_same_area(monkeypatch):
     assert 0.1 < area["cat"] < 0.4
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_learns_by_heart_but_does_not_generalise():
     count, val_items = 200, 60
     x = torch.cat([pixels(kind, count) for kind in drawing.KINDS])

@@ -110,6 +110,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+@pytest.mark.slow
 def test_what_a_step_frees_serves_the_next_one():
     script = """
 import resource, sys, torch

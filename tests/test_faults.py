@@ -97,6 +97,7 @@ def gone(pids):
     return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, code, workers", [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0), (signal.SIGTERM, 143, 2)]
 )
@@ -114,6 +115,7 @@ def test_a_signal_stops_saves_and_leaves_no_process(number, code, workers, train
     assert step == events(process.run, "step")[-1]["step"] == process.steps()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(training):
     process = training("--num-workers=2", "--data-timeout=60").after_steps()
     for child in process.children():
@@ -140,6 +142,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_in_a_step_leaves_no_process(tmp_path):
     words = [sys.executable, "-c", SECOND_SIGNAL, str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -147,12 +150,14 @@ def test_a_second_signal_in_a_step_leaves_no_process(tmp_path):
     wait_for(lambda: gone([int(done.stdout)]), seconds=5)  # until init has taken note
 
 
+@pytest.mark.slow
 def test_a_hang_up_stops_it_unless_nohup(training):
     process = training().after_steps()
     process.popen.send_signal(signal.SIGHUP)
     assert process.end()[0] == 129 and (process.run / "last.pth").exists()
 
 
+@pytest.mark.slow
 def test_the_files_stop_and_save(training):
     process = training("--save-every=100000").after_steps()
     (process.run / "SAVE").touch()
@@ -166,6 +171,7 @@ def test_the_files_stop_and_save(training):
     assert checkpoints.read(process.run / "last.pth")["trainer"]["step"] == process.steps()
 
 
+@pytest.mark.slow
 def test_files_of_another_user_do_not_count(training):
     if os.getuid() != 0:
         pytest.skip("only root can give a file away")
@@ -182,6 +188,7 @@ def test_files_of_another_user_do_not_count(training):
     assert (process.run / "STOP").exists()
 
 
+@pytest.mark.slow
 def test_the_debug_file_opens_a_debugger_on_a_terminal(training, tmp_path):
     debug = tmp_path / "debug"
     master, slave = pty.openpty()
@@ -228,6 +235,7 @@ def test_the_debug_file_opens_a_debugger_on_a_terminal(training, tmp_path):
     assert checkpoint["trainer"]["step"] == process.steps()
 
 
+@pytest.mark.slow
 def test_without_a_terminal_the_debug_file_is_ignored_in_one_line(training, tmp_path):
     (tmp_path / "debug").touch()
     process = training("--print-freq=1", f"--debug-file={tmp_path / 'debug'}").after_steps(6)
@@ -236,6 +244,7 @@ def test_without_a_terminal_the_debug_file_is_ignored_in_one_line(training, tmp_
     assert code == 143 and out.count("no terminal for a debugger: ignored") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 def test_a_worker_that_dies_or_hangs(fault, training):
     process = training("--num-workers=2", "--data-timeout=2").after_steps()
@@ -264,6 +273,7 @@ def test_a_stop_just_where_the_watch_over_the_workers_ends(loader):
     assert len(pids) == 2 and gone(pids)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_held_a_lock(loader):
     event = loader._iterator._workers_done_event
     holder = multiprocessing.get_context("fork").Process(target=event._cond.acquire)
@@ -311,6 +321,7 @@ def test_a_bad_image_ends_the_run_in_one_line_and_it_is_saved(train, bad_images)
     assert "saved as" in out and (run / "last.pth").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_replaced_counted_and_listed(workers, train, bad_images, command):
     code, out, err, run = train("--on-bad-image=skip", f"--num-workers={workers}", root=bad_images)
@@ -352,6 +363,7 @@ def poison(monkeypatch, steps, what="loss"):
     monkeypatch.setattr(F, "cross_entropy", cross_entropy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what, named", [("loss", "the loss (nan)"), ("gradient", "the gradient of ")])
 def test_numbers_that_are_not_finite_are_caught_before_the_optimizer(what, named, train, monkeypatch):
     poison(monkeypatch, [3], what)
@@ -363,6 +375,7 @@ def test_numbers_that_are_not_finite_are_caught_before_the_optimizer(what, named
     assert all(v.isfinite().all() for v in checkpoints.read(run / "last.pth")["net"].values())
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped(train, monkeypatch):
     changes, original = [], Classify.train_step
 
@@ -382,6 +395,7 @@ def test_steps_that_are_not_finite_are_skipped(train, monkeypatch):
     assert "skipped step 2 (epoch 1" in out and "1 steps were skipped: 2" in out
 
 
+@pytest.mark.slow
 def test_where_all_steps_are_skipped_it_ends(train, monkeypatch):
     poison(monkeypatch, range(1000))
     code, _, err, _ = train("--max-epoch=2", "--on-nan=skip")
@@ -394,6 +408,7 @@ def test_where_all_steps_are_skipped_it_ends(train, monkeypatch):
     assert code == 1 and ("20 steps in a row" in err or "no step of epoch" in err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["train_step", "evaluate"])
 def test_out_of_memory(where, train, monkeypatch):
     monkeypatch.setattr(Classify, where, lambda *_: torch.empty(2**60))
@@ -403,6 +418,7 @@ def test_out_of_memory(where, train, monkeypatch):
     assert ("nothing was saved" in out) if where == "train_step" else (run / "last.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk(train, monkeypatch, command):
     """With the limit on the size of a file that `ulimit -f` sets, in place of a full disk."""
     import resource
@@ -452,6 +468,7 @@ def test_a_full_disk_while_logging_leaves_no_torn_line(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_net_that_does_not_learn(train):
     code, out, _, _ = train("--lr=1e-12", "--max-epoch=3")
     assert code == 0 and out.count("the net does not learn yet") == 1 and "learning rate" in out
@@ -466,6 +483,7 @@ def test_a_bug_keeps_its_traceback_and_the_training_is_saved(train, monkeypatch)
         train()
 
 
+@pytest.mark.slow
 def test_a_saved_state_after_a_bug_goes_on(train, monkeypatch, command, tmp_path):
     with monkeypatch.context() as m:
         m.setattr(Classify, "samples", lambda self: 1 / 0)

@@ -98,6 +98,7 @@ def test_a_step_is_that_of_two_separate_backwards():
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, steps", [({"g_every": 3}, [1, 0, 0, 1]), ({"d_every": 2}, [1, 0, 1, 0])])
 def test_each_net_learns_as_often_as_asked(options, steps):
     one = gan(**options)
@@ -158,6 +159,7 @@ def test_four_images_of_any_size_are_enough_and_three_are_not(command, tmp_path)
     assert code == 0 and "2 training and 2 validation images" in out, err
 
 
+@pytest.mark.slow
 def test_check_and_bench_take_a_gan(command, dogcat, monkeypatch):
     monkeypatch.setattr(bench, "ROUNDS", 1)
     words = [f for f in SMALL if "epoch" not in f and "port" not in f] + [f"--train-data-root={dogcat}/train"]
@@ -168,10 +170,12 @@ def test_check_and_bench_take_a_gan(command, dogcat, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--d-shift=3")])
+@pytest.mark.slow
 def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
     resumes_bit_for_bit(Gan, 5, train, flags, monkeypatch)
 
 
+@pytest.mark.slow
 def test_val_of_a_gan_and_what_the_other_commands_say(train, command, mnist, tmp_path):
     run = train()[1]
     code, out, err = command("val", f"--load-path={run}")
@@ -189,6 +193,7 @@ def test_a_classifier_makes_no_images(command, tiny_run, tmp_path):
     assert (code, err) == (2, "main.py: generate cannot use resnet18: nets of its task Classify are for test\n")
 
 
+@pytest.mark.slow
 def test_generate(train, command, tmp_path):
     run = train("--max-epoch=1")[1]
 
@@ -213,6 +218,7 @@ def test_generate(train, command, tmp_path):
         assert (code, err) == (2, f"main.py: {flag}: give a name that ends in {endings}\n")
 
 
+@pytest.mark.slow
 def test_the_best_of_many_are_kept_and_few_are_in_memory():
     one, seen = gan(gen_num=3, gen_search_num=200), []
     made = torch.cat(list(one.images(200, 0)))
@@ -223,6 +229,7 @@ def test_the_best_of_many_are_kept_and_few_are_in_memory():
     assert sum(seen) == 200 and max(seen) == AT_ONCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", presets_of("Gan"))
 def test_every_preset_of_a_gan_runs(name, dogcat, mnist, tmp_path, command):
     root = mnist if presets.read(name)["dataset"][0] == "MNIST" else dogcat / "train"
@@ -260,6 +267,7 @@ def test_what_does_not_fit_a_gan_is_refused(words, message, command, mnist, tmp_
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_options_of_another_task_are_refused_before_torch_is_imported(train, command, tmp_path):
     words = [sys.executable, "-X", "importtime", "main.py", "train", "--config=mnist", "--model=MNISTGAN"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
@@ -285,6 +293,7 @@ def digits(count, generator):
     return images
 
 
+@pytest.mark.slow
 def test_the_judge_tells_real_noise_and_a_collapsed_generator_apart():
     judge, rng = GanEvaluator(None, GREY, CPU), torch.Generator().manual_seed(0)
     real, others = (judge.extract_features(digits(300, rng).split(64)) for _ in range(2))
@@ -310,6 +319,7 @@ def test_difference_by_hand():
     assert difference(images) == pytest.approx(((100 + 400 + 100) / 3) ** 0.5)
 
 
+@pytest.mark.slow
 def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
     content = checkpoints.read(train("--max-epoch=1")[1] / "last.pth")
     content["net"]["generator.1.weight"].zero_()  # what the noise is multiplied by
@@ -318,7 +328,9 @@ def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
     assert code == 0 and "the generator has collapsed: two of its images differ 0.00 times" in out
 
 
-def test_a_classifier_as_the_judge(train, command):
+@pytest.mark.slow
+def test_a_classifier_as_the_judge(train, command, monkeypatch):
+    monkeypatch.setattr(engine.tasks.gan, "EVALUATED", 500)
     judge = train("--model=MNISTNet", "--batch-size=16", "--max-epoch=6")[1]
     run = train("--max-epoch=1")[1]
     code, out, err = command("val", f"--load-path={run}", f"--judge={judge}")
@@ -328,7 +340,9 @@ def test_a_classifier_as_the_judge(train, command):
     assert 0 <= figures["spread"] <= 1 and "real spread" in out
 
 
-def test_generate_needs_no_judge(train, command, tmp_path):
+@pytest.mark.slow
+def test_generate_needs_no_judge(train, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.tasks.gan, "EVALUATED", 500)
     judge = train("--model=MNISTNet", "--max-epoch=1")[1]
     run = train("--max-epoch=1", f"--judge={judge}")[1]
     shutil.rmtree(judge)

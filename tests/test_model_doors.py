@@ -343,6 +343,7 @@ def test_timm_nets_take_the_size_and_channels_of_the_images():
     models.check_input("timm/swin_tiny_patch4_window7_224", 5, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["swin_tiny_patch4_window7_224", "efficientnet_b0", "tresnet_l", "deit_tiny_distilled_patch16_224", "inception_v3"]
@@ -411,6 +412,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     torch.hub.set_dir(before)
 
 
+@pytest.mark.slow
 def test_timm_offline_says_at_once_what_to_fetch(hub):
     models.build("timm/resnet18", 2)  # imports timm
     start = time.perf_counter()
@@ -452,6 +454,7 @@ def test_timm_weights_trained_further_keep_their_head(tmp_path):
     assert torch.equal(larger.head.weight, net.head.weight) and larger.pos_embed.shape == (1, 37, 192)
 
 
+@pytest.mark.slow
 def test_timm_weights_of_another_model_are_refused(tmp_path):
     path, _ = published("resnet26", tmp_path)
     assert "model.safetensors does not fit timm/resnet18" in refusal(models.build, "timm/resnet18", 3, 64, weights=path)

@@ -62,6 +62,7 @@ def test_the_three_of_the_issue_are_there():
         models.ResNet35  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_forward_and_backward(name):
     fixed = "image_size" in inspect.signature(getattr(models, name)).parameters
@@ -74,6 +75,7 @@ def test_forward_and_backward(name):
     assert any(p.grad.abs().max() > 0 for p in learning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("size", [65, 224, 255])
 def test_a_single_image_of_any_size(name, size):
@@ -92,6 +94,7 @@ def test_smallest_size_is_the_documented_one(name, smallest):
                 net(torch.randn(1, 3, smallest - 1, smallest - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_equal_to_torchvision(name):
     """One seed gives the same weights; the same weights give the same outputs, both ways."""
@@ -125,6 +128,7 @@ def test_parameter_counts_in_the_docstrings(name):
 # ---- save, load, optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "mnasnet0_5", "googlenet"])
 def test_save_and_load(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -190,6 +194,7 @@ def test_torchvision_names_are_torchvisions():
     assert "ResNet-50" in models.describe("resnet50")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_every_torchvision_model_builds_for_the_classes(name):
     """On the meta device: shapes without the work."""
@@ -207,6 +212,7 @@ def test_no_auxiliary_outputs_in_training(name):
     assert net(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_torchvision_model_is_torchvisions_and_trains(tmp_path):
     torch.manual_seed(0)
     net = models.build("resnet18", num_classes=4)
@@ -227,6 +233,7 @@ def test_check_input_takes_what_works(name):
     models.check_input(name, num_classes=2, image_size=224)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, size, works",
     [("AlexNet", 32, "64"), ("inception_v3", 64, "96"), ("vit_b_16", 200, "32, the nearest 192")],
@@ -263,6 +270,7 @@ def weight_file(folder: Path, name: str, **options) -> tuple[Path, dict]:
     return path, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResNet34", "resnet34", "SqueezeNet"])
 def test_pretrained_from_the_cache(name, hub, capsys):
     twin, head = ("squeezenet1_1", "classifier.1") if name == "SqueezeNet" else ("resnet34", "fc")
@@ -295,6 +303,7 @@ def test_a_model_that_torchvision_lacks_has_no_pretrained_weights():
     assert "no weights for Own" in refusal(pretrained.fetch, Own(), "Own")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_weights_from_a_local_file_in_either_vocabulary(plain, tmp_path):
     net = models.ResNet34(num_classes=2)
@@ -334,6 +343,7 @@ def test_densenet_takes_the_old_names_of_torchvisions_files(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), state.values(), strict=True))
 
 
+@pytest.mark.slow
 def test_vit_weights_at_another_image_size(tmp_path):
     small = models.build("vit_b_32", 3, image_size=64)
     path = small.save(tmp_path / "w.pth")

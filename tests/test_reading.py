@@ -115,6 +115,7 @@ def bomb(path, side):
     Image.new("1", (side, side)).save(path)
 
 
+@pytest.mark.slow
 def test_a_large_image_is_read_and_a_bomb_is_refused(tmp_path):
     bomb(tmp_path / "large.png", 9600)  # Pillow would warn
     bomb(tmp_path / "bomb.png", 30_000)
@@ -182,6 +183,7 @@ def test_a_file_without_permission(tmp_path):
         read(tmp_path / "a.jpg", 8, center_square)
 
 
+@pytest.mark.slow
 def test_whatever_the_damage_it_is_one_line(tmp_path):
     """Bytes changed, or cut off, at random places of files of all formats: an array, or a UsageError."""
     rng, whole = random.Random(0), []

@@ -112,6 +112,7 @@ def test_val_warns_where_the_folder_is_another(tiny_run, dogcat, command, tmp_pa
     assert code == 0 and "may have been trained on" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_nobody_reads_the_output_to_its_end(dogcat, tmp_path):
     words = [
         sys.executable,
@@ -128,6 +129,7 @@ def test_nobody_reads_the_output_to_its_end(dogcat, tmp_path):
     assert weights(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -149,6 +151,7 @@ def test_mistakes_of_train(flags, message, dogcat, command, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_csv_may_go_to_a_device_or_through_a_link(tiny_run, dogcat, command, tmp_path):
     words = ["test", f"--load-path={tiny_run}", f"--test-data-root={dogcat}/test1/1.jpg"]
     os.mkfifo(tmp_path / "pipe")
@@ -165,6 +168,7 @@ def test_the_csv_may_go_to_a_device_or_through_a_link(tiny_run, dogcat, command,
     assert code == 2 and "is a folder: give a file" in err
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(dogcat, tiny_run, tmp_path):
     assert same(weights(train_in(tmp_path, f"--train-data-root={dogcat}/train")), weights(tiny_run))
     assert same(weights(train_in(tmp_path, f"--train-data-root={dogcat}/train", "--num-workers=2")), weights(tiny_run))
@@ -172,11 +176,13 @@ def test_the_same_command_gives_the_same_weights(dogcat, tiny_run, tmp_path):
     assert not same(weights(other), weights(tiny_run))
 
 
+@pytest.mark.slow
 def test_a_runs_config_repeats_it(tiny_run, tmp_path):
     run = train_in(tmp_path, f"--config={tiny_run}/config.yaml")
     assert same(weights(run), weights(tiny_run))
 
 
+@pytest.mark.slow
 def test_the_csv_of_test(tiny_run, dogcat, command, tmp_path):
     result = tmp_path / "r.csv"
     words = ["test", f"--load-path={tiny_run}", f"--result-file={result}", "--batch-size=3"]
@@ -236,6 +242,7 @@ def test_three_classes(folders, tmp_path, command):
     assert rows[0]["id"] == "bird/0.png"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_agree(tiny_run, folders, dogcat, command, tmp_path):
     code, _, err = command("test", f"--load-path={tiny_run}", "--model=AlexNet")
     assert code == 2 and "holds resnet18, not AlexNet" in err
@@ -257,6 +264,7 @@ def test_a_checkpoint_that_does_not_agree(tiny_run, folders, dogcat, command, tm
     assert code == 2 and "holds weights only" in err
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights(tiny_run, dogcat, tmp_path):
     flags = [f"--train-data-root={dogcat}/train", f"--load-path={tiny_run}", "--lr=1e-30", "--optimizer=SGD"]
     moved = weights(train_in(tmp_path, *flags))
@@ -284,11 +292,13 @@ def test_an_image_size_that_the_net_cannot_take(dogcat, command, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in models.names() if models.task_of(name) == "Classify"])
+@pytest.mark.slow
 def test_every_model_trains(name, dogcat, tmp_path):
     run = train_in(tmp_path, f"--train-data-root={dogcat}/train", f"--model={name}", "--image-size=64", "--amp=bf16")
     assert all(v.isfinite().all() for v in weights(run).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
 def test_every_optimizer_trains(optimizer, dogcat, tmp_path):
     run = train_in(
@@ -298,6 +308,7 @@ def test_every_optimizer_trains(optimizer, dogcat, tmp_path):
     assert len(losses) == 6 and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine", "onecycle", "constant"])
 def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
     run = train_in(tmp_path, f"--train-data-root={dogcat}/train", f"--scheduler={scheduler}", "--max-epoch=3")
@@ -307,6 +318,7 @@ def test_every_scheduler_trains(scheduler, dogcat, tmp_path):
     assert falls == (scheduler in ("cosine", "onecycle")) or scheduler == "plateau"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", presets_of("Classify"))
 def test_every_preset_runs(name, dogcat, tmp_path, command, monkeypatch):
     """The whole way with the preset's model and recipe, on few small images."""
@@ -340,6 +352,7 @@ def test_one_image_left_over_trains_with_the_batch_before(dogcat, tmp_path):
     assert len(events(run, "step")) == 1
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar_and_elsewhere_plain_lines(tiny_run, dogcat):
     words = [sys.executable, "main.py", "val", f"--load-path={tiny_run}"]
     plain = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
@@ -362,6 +375,7 @@ def hung_server():
     return listener
 
 
+@pytest.mark.slow
 def test_a_hung_visdom_server_changes_nothing_but_a_warning(dogcat, tiny_run, tmp_path):
     with hung_server() as listener:
         run = train_in(tmp_path, f"--train-data-root={dogcat}/train", f"--vis-port={listener.getsockname()[1]}")
@@ -370,6 +384,7 @@ def test_a_hung_visdom_server_changes_nothing_but_a_warning(dogcat, tiny_run, tm
     assert sum(line.startswith("visdom:") for line in (run / "log.txt").read_text().splitlines()) <= 1
 
 
+@pytest.mark.slow
 def test_the_visdom_page_shows_the_run(dogcat, tiny_run, tmp_path):
     with visdom_server() as server:
         run = train_in(
@@ -380,6 +395,7 @@ def test_the_visdom_page_shows_the_run(dogcat, tiny_run, tmp_path):
     assert len(events(run, "epoch")) == 2
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images_to_label(tiny_run, tmp_path):
     """Logits and images of one batch at a time: checked by what is alive while the CSV is written."""
     import gc
@@ -397,6 +413,7 @@ def test_memory_does_not_grow_with_the_images_to_label(tiny_run, tmp_path):
     assert len(alive) == 20 and max(alive) <= 3
 
 
+@pytest.mark.slow
 def test_notebook_use(tmp_path):
     script = f"""
 from config import Config

@@ -381,6 +381,7 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat
 FLAGS = ["--dataset=MNIST", "--batch-size=32", "--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["MNISTNet", "ConvNet", "resnet18"])
 def test_grey_images_train_nets_of_one_and_of_three_channels(model, train, command, tmp_path):
     out, run = train(f"--model={model}", "--max-epoch=1" if model == "resnet18" else "--max-epoch=6")
@@ -443,6 +444,7 @@ RECIPE += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp, optimizer", [("off", "Muon"), ("bf16", "SGD")])
 def test_a_run_with_every_part_of_a_recipe_resumes_bit_for_bit(amp, optimizer, train, monkeypatch):
     if optimizer == "Muon" and not hasattr(torch.optim, "Muon"):

@@ -88,6 +88,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_first_hundred_losses_are_those_of_the_tutorials_loop(name, mnist, command, tmp_path):
     theirs, batch_size, flags, optimizer_of = RECIPES[name]

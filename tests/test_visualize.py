@@ -82,6 +82,7 @@ def test_every_kind_of_drawing_arrives(view, warnings, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_line_grows_by_its_new_points_and_a_later_run_starts_it_anew(view, server, warnings):
     for part in range(3):
         for i in range(10):
@@ -299,6 +300,7 @@ def test_a_hung_server_is_given_up_in_the_middle_of_a_run(warnings, monkeypatch)
     assert len(warnings) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_no_failure(warnings, capfd):
     bodies = []
     with http_server(delay=2, bodies=bodies) as port:
@@ -317,6 +319,7 @@ def test_a_slow_server_is_no_failure(warnings, capfd):
     assert seconds_to_close < 0.5
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_costs_one_warning(warnings, capfd):
     with visdom_server() as server:
         vis = Visualizer("run", port=server.port, warn=warnings.append)
