@@ -39,6 +39,7 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
     known = {k: v for k, v in (saved or {}).items() if k in Config.fields()}
     origin = dict.fromkeys(known, "the saved run's config")
     opt = Config(origin | places, **known | given)
+    opt._typed = frozenset(flags)
     given_places = {name: places[name] for name in given}
     if saved is not None or (command in LEARN and not opt.resume):  # else the model is not known yet
         _check_task(opt, given_places)

@@ -52,7 +52,8 @@ class Device:
 
     def __str__(self) -> str:
         facts = self.metadata()
-        return f"{facts['device']}, {facts['numbers']}, {facts['threads']} threads"
+        threads = f"{facts['threads']} thread" + "s" * (facts["threads"] != 1)
+        return f"{facts['device']}, {facts['numbers']}, {threads}"
 
 
 def select_device(opt: Config) -> Device:

@@ -21,12 +21,12 @@ def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.O
     """The optimizer that the model's own `get_optimizer` makes (book, chapter 6), else `opt.optimizer`.
 
     Raises:
-        UsageError: the optimizer refuses its options, or options are set that `get_optimizer` does not read.
+        UsageError: the optimizer refuses its options, or flags are typed that `get_optimizer` does not read.
     """
     own = getattr(type(net), "get_optimizer", None)
     if own is not None and own is not BasicModule.get_optimizer:
         for name in ("optimizer", "momentum", "nesterov"):
-            if getattr(opt, name) != Config.default_of(name):
+            if opt.typed(name):
                 raise UsageError(f"--{name} has no effect on {opt.model}: its get_optimizer makes its own optimizer")
         return net.get_optimizer(opt.lr, opt.weight_decay)  # type: ignore[operator]
     if opt.optimizer == "Muon":

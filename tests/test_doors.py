@@ -266,6 +266,11 @@ def test_a_model_of_the_book_works_unchanged(scheduler, run, command):
     assert command("val", f"--load-path={folder}", "--model=net.py:Book")[0] == 0
 
 
+def test_a_preset_of_another_optimizer_is_no_mistake_beside_a_model_with_its_own(run):
+    folder, _ = run("--config=demo", "--model=net.py:Book", "--max-epoch=1")  # demo says AdamW
+    assert len(checkpoints.read(folder / "last.pth")["task"]["optimizer"]["param_groups"]) == 2
+
+
 def test_a_task_beside_its_model(run, command, dogcat):
     folder, _ = run("--model=net.py:Greedy", "--lr=0.01", "--optimizer=SGD", "--max-epoch=1")
     run(f"--resume={folder}", "--max-epoch=2", "--model=net.py:Greedy", new=False)

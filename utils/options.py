@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -122,6 +131,7 @@ class Options(BaseModel):
         protected_namespaces=(),
     )
     parse: ClassVar[Any] = _Parse()
+    _typed: frozenset[str] = PrivateAttr(default=frozenset())
 
     def __init__(self, places: Mapping[str, str] = MappingProxyType({}), /, **values: Any) -> None:
         """`places`: {option: where it was given}, for errors."""
@@ -132,8 +142,13 @@ class Options(BaseModel):
         except ValidationError as e:
             raise self._usage_error(e, places) from None
 
+    def typed(self, name: str) -> bool:
+        """Whether the option was typed as a flag, not taken from a preset or a saved run."""
+        return name in self._typed
+
     def __setattr__(self, name: str, value: Any) -> None:
-        self._check_known(name)
+        if not name.startswith("_"):
+            self._check_known(name)
         try:
             super().__setattr__(name, value)
         except ValidationError as e:
