@@ -63,8 +63,10 @@ def train(**flags: Any) -> Any:
             state = TrainerState.from_state_dict(point.trainer)
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
             state = trainer.fit()
-        best = trainer.messages.format_score(state.monitor, state.best_value)
-        run.log(f"best: epoch {state.best_epoch}, {best}. All of it is in {run.folder}")
+        best = f"none, as {state.monitor} was NaN in every epoch"
+        if state.best_value is not None:
+            best = f"epoch {state.best_epoch}, {trainer.messages.format_score(state.monitor, state.best_value)}"
+        run.log(f"best: {best}. All of it is in {run.folder}")
         for number, line in enumerate(
             trainer.messages.next_commands(shlex.quote(str(run.folder)) + code_flags(opt, ("model", "dataset")))
         ):

@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 
-class EpochLoader:
+class EpochLoader(ABC):
     """Gives the batches of `items` in the order of `batch_sampler`, epoch by epoch; a context manager."""
 
     items: Items
@@ -47,10 +48,11 @@ class EpochLoader:
         self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
         return self
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
-        raise NotImplementedError
+        """Yields the batches of the epoch that `set_epoch` has set."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a loader without processes has nothing to end
         """Ends the worker processes, if there are any."""
 
     def __enter__(self) -> "EpochLoader":

@@ -29,13 +29,10 @@ def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.O
             if opt.typed(name):
                 raise UsageError(f"--{name} has no effect on {opt.model}: its get_optimizer makes its own optimizer")
         return net.get_optimizer(opt.lr, opt.weight_decay)  # type: ignore[operator]
-    if opt.optimizer == "Muon":
-        make, target = Muon.for_net, net
-    else:
-        make, target = optimizer_class(opt.optimizer), net.parameters()  # type: ignore[assignment]
-    options = _options(opt, set(inspect.signature(Muon if opt.optimizer == "Muon" else make).parameters), device)
+    make = Muon if opt.optimizer == "Muon" else optimizer_class(opt.optimizer)
+    options = _options(opt, set(inspect.signature(make).parameters), device)
     try:
-        return make(target, **options)
+        return Muon.for_net(net, **options) if make is Muon else make(net.parameters(), **options)
     except (TypeError, ValueError) as e:
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"--optimizer={opt.optimizer} refuses its options ({given}): {e}") from e

@@ -53,12 +53,13 @@ def build_training(
     """
     device = select_device(opt)
     torch.manual_seed(opt.seed)
-    net: Any = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
+    net = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
     preprocess = make_preprocess(opt, dataset)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
     train = train_loader(opt, dataset, train_items, preprocess, device)
-    if hasattr(net, "init_from_data") and not (resumed or start_from or opt.pretrained):
-        net.init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
+    init_from_data = getattr(net, "init_from_data", None)
+    if init_from_data and not (resumed or start_from or opt.pretrained):
+        init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
     task = task_class(opt.model, net)(net, dataset.classes, preprocess, device, opt, train_items)
     registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
     if resumed:

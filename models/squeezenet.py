@@ -50,11 +50,13 @@ class SqueezeNet(BasicModule):
         )  # fmt: skip
         head = nn.Conv2d(512, num_classes, 1)
         self.classifier = nn.Sequential(nn.Dropout(0.5), head, nn.ReLU(inplace=True))
-        for conv in [m for m in self.features.modules() if isinstance(m, nn.Conv2d)]:
-            nn.init.kaiming_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        nn.init.normal_(head.weight, std=0.01)  # all classes start with about the same score
-        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        for conv in [m for m in self.modules() if isinstance(m, nn.Conv2d)]:
+            if conv is head:
+                nn.init.normal_(conv.weight, std=0.01)  # all classes start with about the same score
+            else:
+                nn.init.kaiming_uniform_(conv.weight)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, x):
         return self.classifier(self.features(x)).mean(dim=(2, 3))  # average of each class's map

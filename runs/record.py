@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,8 @@ from typing import Any
 from utils import files
 from utils.errors import UsageError
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, lockf
-except ImportError:  # Windows
-    lockf = None  # type: ignore[assignment]
+if sys.platform != "win32":
+    import fcntl
 
 
 class LineFile:
@@ -80,8 +79,8 @@ class Log(LineFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            if lockf is not None:
-                lockf(self.file, LOCK_EX | LOCK_NB)
+            if sys.platform != "win32":
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UsageError(
                 f"another process is training in {path.parent}: wait for it, or stop it with `touch {path.parent}/STOP`"

@@ -44,7 +44,8 @@ class Run:
         (hidden / "metrics.jsonl").touch()
         model = opt.model.rpartition(":")[2].replace("/", "_")  # of an external one the class, of timm/NAME timm_NAME
         dataset = (opt.dataset or "").rpartition(":")[2]
-        return cls._open(_named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}"), opt)
+        folder = _named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}")
+        return cls._open(folder, opt, Record(folder / "metrics.jsonl"))
 
     @classmethod
     def resume(cls, folder: Path, opt: Config, epoch: int, step: int, best: Path | None) -> "Run":
@@ -53,18 +54,19 @@ class Run:
         Args:
             best: the checkpoint that best.pth must be; None where that is known to be so.
         """
-        run = cls._open(folder, opt)
+        record = Record(folder / "metrics.jsonl")
+        run = cls._open(folder, opt, record)
         files.remove_parts(folder)
         _write_config(folder, opt)
-        for event in run.record.cut_back({"step": step, "epoch": epoch}) if run.record else ():
+        for event in record.cut_back({"step": step, "epoch": epoch}):
             run._show("log_event", event)
         if best:
             checkpoints.link(best, folder / "best.pth")
         return run
 
     @classmethod
-    def _open(cls, folder: Path, opt: Config) -> "Run":
-        run = cls(folder, Record(folder / "metrics.jsonl"), Log(folder / "log.txt"))
+    def _open(cls, folder: Path, opt: Config, record: Record) -> "Run":
+        run = cls(folder, record, Log(folder / "log.txt"))
         run.code = code_flags(opt, ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks"))
         run.views = sinks.create_all(folder, opt, run.log)
         return run

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections import deque
-from typing import Any
 
 import numpy as np
 
@@ -57,18 +56,14 @@ class Visualizer:
     def __init__(self, env="default", port=8097, server="http://localhost", warn=None, **visdom_kwargs):
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
         self._settings = {"port": port, "server": server, **visdom_kwargs}
-        self._painter: Any = None
-        self.reinit(env)
+        self._painter = self._start(env)
         atexit.register(self.close)
 
     def reinit(self, env="default", **kwargs):
         """Goes on in another environment, with another `port`, `server`, ... if given. Returns self."""
-        if self._painter:
-            self.close()
+        self.close()
         self._settings.update(kwargs)
-        self._told, self._lines, self._logs, self._serial = set(), {}, {}, itertools.count()
-        self._painter = Painter(self._tell, env, **self._settings)
-        self._painter.start()
+        self._painter = self._start(env)
         return self
 
     @property
@@ -146,6 +141,16 @@ class Visualizer:
         if self._painter.off or os.getpid() != self._painter.pid:
             return False
         return self._painter.finish(timeout)
+
+    def _start(self, env: str) -> Painter:
+        """A painter that runs, with windows that are empty."""
+        self._told: set[str] = set()
+        self._lines: dict[str, Line] = {}
+        self._logs: dict[str, deque[str]] = {}
+        self._serial = itertools.count()
+        painter = Painter(self._tell, env, **self._settings)
+        painter.start()
+        return painter
 
     def _tell(self, topic, line):
         """Warns once per topic; not even a broken `warn` may end a run."""

@@ -24,9 +24,9 @@ class Messages:
         """The metrics of an evaluation, line by line."""
         return "\n".join(self._scalars(metrics, ".6f", width=18))
 
-    def format_score(self, name: str, value: float | None) -> str:
-        """A metric in a few words; None: no epoch had a finite one."""
-        return f"{name.replace('_', ' ')} unknown" if value is None else f"{name.replace('_', ' ')} {value:.4g}"
+    def format_score(self, name: str, value: float) -> str:
+        """A metric in a few words."""
+        return f"{name.replace('_', ' ')} {value:.4g}"
 
     def next_commands(self, folder: str) -> list[str]:
         """What to type after a training into `folder`."""

@@ -40,10 +40,8 @@ class ClassifyMessages(Messages):
             lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
         return lines
 
-    def format_score(self, name: str, value: float | None) -> str:
-        return (
-            f"accuracy {value:.2%}" if name == "accuracy" and value is not None else super().format_score(name, value)
-        )
+    def format_score(self, name: str, value: float) -> str:
+        return f"accuracy {value:.2%}" if name == "accuracy" else super().format_score(name, value)
 
     def next_commands(self, folder: str) -> list[str]:
         images = shlex.quote(self.opt.test_data_root)

@@ -14,9 +14,7 @@ class GanMessages(Messages):
         warning = self.diagnose({}, metrics, 1)
         return "\n".join([*self._scalars(metrics, ".4g", width=18), *([warning] if warning else [])])
 
-    def format_score(self, name: str, value: float | None) -> str:
-        if value is None:
-            return super().format_score(name, value)
+    def format_score(self, name: str, value: float) -> str:
         return f"{'Fréchet distance' if name == 'distance' else name.replace('_', ' ')} {value:.3g}"
 
     def next_commands(self, folder: str) -> list[str]:

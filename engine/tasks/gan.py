@@ -154,15 +154,14 @@ class Gan(Task):
     def top_k(self, count: int, of: int) -> np.ndarray:
         """(count, S, S, C) uint8: those of `of` images with the highest scores of the discriminator, the best first."""
         opt = self.opt
-        images, scores = torch.empty(0, dtype=torch.uint8), torch.empty(0)
+        images: list[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
         for latents in with_progress(self.latents(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
             generated = self.sample(latents)
-            new_scores, new = self.discriminator_scores(generated), as_bytes(generated)
-            images = torch.cat([images, new]) if len(images) else new
-            scores = torch.cat([scores, new_scores])
-            order = scores.argsort(descending=True, stable=True)[:count]
-            images, scores = images[order], scores[order]
-        return images.numpy()
+            all_scores = torch.cat([*scores, self.discriminator_scores(generated)])
+            order = all_scores.argsort(descending=True, stable=True)[:count]
+            images, scores = [torch.cat([*images, as_bytes(generated)])[order]], [all_scores[order]]
+        return images[0].numpy()
 
     def interpolate(self) -> np.ndarray:
         """(FRAMES, S, S, C) uint8: from one latent to another on a great circle, at even steps."""
