@@ -321,6 +321,13 @@ def test_a_metric_of_the_users_and_what_best_means(run, command, tmp_path):
     assert code == 0 and "odd                " in out
 
 
+def test_a_metric_that_is_always_nan_has_no_best_epoch(run, tmp_path):
+    (tmp_path / "m.py").write_text("def never(logits, labels):\n    return float('nan')\n")
+    folder, out = run("--model=net.py:Net", "--max-epoch=2", "--metrics=m.py:never", "--monitor=never")
+    assert "best: none, as never was NaN in every epoch" in out
+    assert (folder / "last.pth").exists() and not (folder / "best.pth").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor", [name for name, m in METRICS.items() if m.mode and name != "top5"])
 def test_every_metric_can_decide(monitor, run):
