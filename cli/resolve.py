@@ -11,6 +11,7 @@ from utils import registry, torch_optim
 from utils.errors import UsageError, nearest
 from utils.options import dashed
 
+FORMER_DEFAULTS = {"momentum": 0.9, "nesterov": True}  # in the config.yaml of runs before 2026-11-25
 OF_CHECKPOINT = ("dataset", "image_size", "model_args")  # val and test read them for weights without options
 TASKS = Path(__file__).resolve().parent.parent / "engine" / "tasks"
 
@@ -158,6 +159,6 @@ def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, An
         place = places.get(name, "")
         flag, overridden = place.startswith("--"), places.get(decider, "").startswith("--")
         # what repeats the default or the saved run, as a run's config.yaml does, asks for nothing
-        idle = getattr(opt, name) in (Config.default_of(name), saved.get(name))
+        idle = getattr(opt, name) in (Config.default_of(name), saved.get(name), FORMER_DEFAULTS.get(name))
         if flag or (place and not idle and not overridden):
             raise UsageError(f"{_where(name, places)} has no effect: {reason}")

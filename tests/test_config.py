@@ -175,6 +175,12 @@ def test_a_saved_run_is_not_changed_by_options_of_another_command(tmp_path):
     assert (opt.lr, opt.image_size, opt.batch_size) == (0.1, 64, 4)
 
 
+def test_the_config_of_an_earlier_run_repeats_it(tmp_path):
+    """It holds every option; then momentum and nesterov had other defaults."""
+    path = preset(tmp_path, "optimizer: Adam\nmomentum: 0.9\nnesterov: true\nlr_decay: 0.5\nscheduler: cosine\n")
+    assert resolve(config=path).optimizer == "Adam"
+
+
 def test_a_preset_beside_a_flag_that_overrides_its_optimizer(tmp_path):
     path = preset(tmp_path, "optimizer: SGD\nmomentum: 0.5\n")
     assert resolve(config=path, optimizer="Adam").momentum == 0.5  # no mistake of whoever typed the flag
