@@ -1,11 +1,13 @@
-"""What README and docs say is so: files are run as they stand, commands parse, links lead somewhere."""
+"""What README and docs say is so: files and commands are run as they stand, links lead somewhere."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, unless_given
+import torch
+from conftest import ROOT
+from torchvision.models import resnet18
 
 import data
 import main
@@ -13,79 +15,154 @@ from cli import parsing, presets
 from cli.resolve import resolve
 from config import Config
 from data.demo import drawing
+from engine import bench
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CHINESE = ROOT / "README.zh.md"
-TINY = ["--max-epoch=1", "--image-size=32", "--batch-size=16", "--num-workers=0", "--vis-port=None", "--use-gpu=false"]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, CHINESE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+LINE = r"^ *\$? *(python main\.py .*?)(?: +#.*)?$"
+
+# What keeps a command short, in place of its own flags.
+SHORT = {"max_epoch": "1", "image_size": "32", "batch_size": "8", "num_workers": "0", "vis_port": "None"}
+SHORT |= {"use_gpu": "false", "amp": "off", "threads": "1"}
+SHORT_GAN = {"image_size": "96", "nz": "8", "ngf": "4", "ndf": "4"}
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[str]:
-    """The lines `python main.py ...` of a text, also behind a `$`."""
-    return re.findall(r"^ *\$? *(python main\.py .*?)(?: +#.*)?$", text, re.MULTILINE)
+    """The commands `python main.py ...` of a text: lines of their own, also behind a `$`, then those in backticks."""
+    found = [*re.findall(LINE, text, re.MULTILINE), *re.findall(r"`(python main\.py [^`]+)`", text)]
+    return [line for line in found if "..." not in line]
+
+
+def refusals(text: str) -> list[tuple[str, str]]:
+    """(command, answer): the commands that are shown with the line that refuses them."""
+    return re.findall(r"^ *\$ (python main\.py .*)\n +(main\.py: .*)$", text, re.MULTILINE)
+
+
+def runnable(text: str) -> list[str]:
+    """The commands of a text without those that are refused, and those of one measured run, whose folder is named."""
+    refused = {line for line, _ in refusals(text)}
+    return [line for line in commands(text) if line not in refused and "checkpoints/" not in line]
+
+
+def write_files(text: str, folder: Path) -> None:
+    """Writes the blocks of a text whose first line is a comment with a file's name."""
+    for name, content in re.findall(r"```\w+\n# (\w+\.(?:py|yaml))\n(.*?)```", text, re.DOTALL):
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def shortened(line: str) -> list[str]:
+    """The words behind `main.py`, with the flags of SHORT that the command takes."""
+    words = shlex.split(line)[2:]
+    command, flags = words[0], words[1:]
+    if command in ("help", "generate"):
+        return words
+    short = {"num_workers": "0"}
+    if "--resume" in line:
+        short = {"max_epoch": "2"}
+    elif command not in ("val", "test"):
+        short = SHORT | (SHORT_GAN if "anime" in line.lower() else {})
+        short = {name: value for name, value in short.items() if command in Config.commands_of(name)}
+    kept = [flag for flag in flags if flag.partition("=")[0].strip("-").replace("-", "_") not in short]
+    return [command, *kept, *(f"--{name}={value}" for name, value in short.items())]
 
 
 def chapters() -> dict[str, str]:
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)[1:]
+    """{title: text} of extending.md."""
+    parts = re.split(r"^## (.*)$", read(ROOT / "docs" / "extending.md"), flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    """A folder with the demo's images, few of them, where the docs expect them."""
-    root = tmp_path_factory.mktemp("docs")
-    drawing.write(root / "data" / "demo", train_per_class=8, test=4)
+def images(tmp_path_factory) -> Path:
+    """A folder in Kaggle's layout, with few images."""
+    root = tmp_path_factory.mktemp("docs") / "demo"
+    drawing.write(root, train_per_class=8, test=4)
     return root
+
+
+@pytest.fixture
+def reader(images, tmp_path, monkeypatch) -> Path:
+    """A reader's current folder: images where the docs expect them, in `DIR` one folder for each class, the files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name, target in {"demo": images, "train": images / "train", "test1": images / "test1"}.items():
+        (tmp_path / "data" / name).symlink_to(target)
+    for path in (images / "train").iterdir():
+        link = tmp_path / "DIR" / path.name.split(".")[0] / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    for page in (README, *DOCS):
+        write_files(read(page), tmp_path)
+    return tmp_path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("title", chapters())
-def test_each_chapter_of_extending_runs_as_it_stands(title, demo, tmp_path, command, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(demo / "data")
-    files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", chapters()[title], re.DOTALL)
-    lines = commands(chapters()[title])
-    assert files and lines
-    for name, text in files:
-        (tmp_path / name).write_text(text, encoding="utf-8")
+def test_each_chapter_of_extending_runs_as_it_stands(title, reader, command):
+    lines = runnable(chapters()[title])
+    assert lines
     for line in lines:
-        words = shlex.split(line)[2:]
-        flags = [flag for flag in unless_given(TINY, tuple(words)) if words[0] == "train"]
-        if any("resume" in word for word in words):
-            flags = []
-        if words[0] in ("val", "test"):
-            flags = ["--num-workers=0"]
-        code, out, err = command(*words, *flags)
+        code, out, err = command(*shortened(line))
         assert code == 0, f"{line}\n{err}"
         assert out
     if title == "A sink":
-        (csv,) = tmp_path.glob("checkpoints/*/epochs.csv")
+        (csv,) = reader.glob("checkpoints/*/epochs.csv")
         assert [line.split(",")[0] for line in csv.read_text().splitlines()] == ["1", "2"]
     if title == "A metric":
-        (record,) = tmp_path.glob("checkpoints/*/metrics.jsonl")
+        (record,) = reader.glob("checkpoints/*/metrics.jsonl")
         assert '"val_worst_class"' in record.read_text()
 
 
-@pytest.mark.parametrize("page", [*PAGES, CHINESE], ids=lambda page: page.name)
-def test_every_command_is_one(page):
-    text = page.read_text(encoding="utf-8")
-    mistakes = set(re.findall(r"^ *\$ (python main\.py .*)\n +main\.py: ", text, re.MULTILINE))
-    for line in commands(text):
-        if line in mistakes:  # shown with the line that refuses them
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: page.name)
+def test_the_commands_run_in_their_order(page, reader, command, monkeypatch):
+    if page.name == "extending.md":
+        pytest.skip("a test for each chapter")
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setenv("TORCH_HOME", str(reader))  # what --pretrained finds without internet
+    (reader / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(resnet18().state_dict(), reader / "resnet18.pth")
+    for block in re.findall(r"```python\n(?!# \w+\.py\n)(.*?)```", read(page), re.DOTALL):
+        short = ", ".join(f"{name}={value!r}" for name, value in SHORT.items())
+        exec(compile(block.replace('train(config="demo"', f'train(config="demo", {short}'), page.name, "exec"), {})
+    for line in runnable(read(page)):
+        words = shortened(line)
+        if "--pretrained" in words:
+            words.append("--load-path=resnet18.pth")
+        code, out, err = command(*words)
+        assert code == 0, f"{line}\n{err}"
+        assert out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_one(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(read(page), tmp_path)
+    refused = {line for line, _ in refusals(read(page))}
+    for line in commands(read(page)):
+        if line in refused:
             continue
-        words = shlex.split(line)[2:]
-        command, _, flags = parsing.parse(words, main.COMMANDS)
+        command, _, flags = parsing.parse(shlex.split(line)[2:], main.COMMANDS)
         own = {name for name, value in flags.items() if ".py:" in value}
-        known = {name: value for name, value in flags.items() if name not in own}
         for name in own:
             assert command in Config.commands_of(name), line
-        if command != "help" and "..." not in line:
-            resolve(command, known)
+        if command != "help":
+            resolve(command, {name: value for name, value in flags.items() if name not in own})
+
+
+def test_make_has_the_targets_that_are_named():
+    targets = re.findall(r"^(\w[\w-]*):", read(ROOT / "Makefile"), re.MULTILINE)
+    for page in PAGES:
+        assert set(re.findall(r"(?:^ {4}|`)make (\w[\w-]*)", read(page), re.MULTILINE)) <= set(targets), page.name
 
 
 def test_the_mistakes_of_the_readme_are_answered_as_it_says(command):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^ *\$ (python main\.py .*)\n +(main\.py: .*)$", text, re.MULTILINE)
+    shown = refusals(read(README))
     assert len(shown) >= 4
     for line, answer in shown:
         assert command(*shlex.split(line)[2:]) == (2, "", answer + "\n")
@@ -93,29 +170,41 @@ def test_the_mistakes_of_the_readme_are_answered_as_it_says(command):
 
 def test_the_presets_name_their_command():
     for name in presets.names():
-        for line in commands(presets.locate(name).read_text(encoding="utf-8").replace("# Command: ", "")):
+        for line in commands(read(presets.locate(name)).replace("# Command: ", "")):
             command, _, flags = parsing.parse(shlex.split(line)[2:], main.COMMANDS)
             assert resolve(command, flags)
 
 
 def test_both_readmes_say_the_same():
-    english, chinese = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "README.zh.md"))
+    english, chinese = read(README), read(CHINESE)
     assert len(english.splitlines()) <= 200
-    assert commands(english) == commands(chinese)
-    for pattern in (r"^#+ ", r"^\| ", r"`[^`\n]+`"):
-        counts = [len(re.findall(pattern, text, re.MULTILINE)) for text in (english, chinese)]
-        assert abs(counts[0] - counts[1]) <= (0 if pattern != r"`[^`\n]+`" else 6), pattern
+    for pattern in (r"^#+ ", r"^\|"):
+        assert len(re.findall(pattern, english, re.MULTILINE)) == len(re.findall(pattern, chinese, re.MULTILINE))
+    for pattern in (r"^ {4}.*$", r"^```python$[\s\S]*?^```$"):  # commands and their output; code
+        found = [re.findall(pattern, text, re.MULTILINE) for text in (english, chinese)]
+        code = [[re.sub(r" +#.*", "", block) for block in blocks] for blocks in found]
+        assert code[0] and code[0] == code[1]
+    names = [set(re.findall(r"`[^`\n]+`", text)) for text in (english, chinese)]
+    assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("page", [*PAGES, CHINESE, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
-def test_links_lead_to_files(page):
-    text = page.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    for link in links:
-        assert (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", read(page), re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        file, _, anchor = link.partition("#")
+        if "://" not in link:
+            assert (page.parent / file).exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(page.parent / file), f"{page.name}: {link}"
 
 
 def test_the_readme_counts_right():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
     own = [name for name in data.entries() if data.entries()[name].module == "data.torchvision_sets"]
-    assert f"{len(own)} sets of torchvision" in text
+    assert f"{len(own)} sets of torchvision" in read(README)
