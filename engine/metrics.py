@@ -119,7 +119,10 @@ def chosen(names: list[str]) -> dict[str, Metric]:
         own = getattr(function, "__name__", name.rpartition(":")[2])
         if own in found:
             raise UsageError(f"--metrics={name}: there is a metric {own} already; give the function another name")
-        found[own] = Metric(function, getattr(function, "title", own), getattr(function, "mode", "max"))
+        mode = getattr(function, "mode", "max")
+        if mode not in ("max", "min"):
+            raise UsageError(f"--metrics={name}: its mode is {mode!r}; give it 'max' (more is better) or 'min'")
+        found[own] = Metric(function, getattr(function, "title", own), mode)
     return found
 
 

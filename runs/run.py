@@ -146,7 +146,11 @@ def code_flags(opt: Config, options: tuple[str, ...]) -> str:
     flags = ""
     for option in options:
         value = getattr(opt, option)
-        names = [name for name in (value if isinstance(value, list) else [value]) if registry.is_external(name)]
+        names = [
+            name
+            for name in (value if isinstance(value, list) else [value])
+            if registry.is_external(name) and not registry.given(name)
+        ]
         if names:
             flags += f" --{option}={shlex.quote(','.join(names))}"
     return flags

@@ -329,6 +329,12 @@ def test_a_metric_that_is_always_nan_has_no_best_epoch(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_metric_with_a_wrong_mode_is_refused(run, tmp_path):
+    (tmp_path / "m.py").write_text("def odd(logits, labels):\n    return 1.0\nodd.mode = 'mx'\n")
+    _, err = run("--model=net.py:Net", "--metrics=m.py:odd", code=2)
+    assert "its mode is 'mx'; give it 'max'" in err
+
+
 @pytest.mark.parametrize("monitor", [name for name, m in METRICS.items() if m.mode and name != "top5"])
 def test_every_metric_can_decide(monitor, run):
     folder, _ = run("--model=net.py:Net", "--max-epoch=3", f"--monitor={monitor}", "--lr=0.05")
