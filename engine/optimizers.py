@@ -84,7 +84,7 @@ def freeze(net: nn.Module, pattern: str) -> list[nn.Module]:
     frozen = [name for name in names if regex.search(name)]
     if not frozen or len(frozen) == len(names):
         parts = list(dict.fromkeys(name.split(".")[0] for name in names))
-        what = "all weights match: none would learn" if frozen else f"no weight matches.{nearest(pattern, parts)}"
+        what = "all weights match: none would learn." if frozen else f"no weight matches.{nearest(pattern, parts)}"
         raise UsageError(f"--freeze={pattern}: {what} The weights are those of {', '.join(parts)}")
     for name, p in net.named_parameters():
         if name in frozen:
