@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
-from torchvision import datasets, transforms
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import default_loader
 
 from config import Config
 from data.image_data import ImageData
@@ -43,7 +44,7 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
         trainer = Trainer(task, train, loaders.val, Run(Path(folder)), opt, {})
         rivals: dict[str, Callable[[], object]] = {}
         if step := TUTORIAL_STEPS.get(type(task).__name__):
-            rivals["tutorial loop"] = tutorial_epoch(opt, dataset, task, Path(folder), step)
+            rivals["tutorial loop"] = tutorial_epoch(opt, dataset, task, step)
         rivals["this program"] = lambda: _epoch(trainer)
         rivals["bare step"] = bare_epoch(task, train)
         rates = race(rivals, len(train.items), task.device.device)
@@ -118,11 +119,11 @@ TUTORIAL_STEPS: dict[str, Callable[[nn.Module, Config], Step]] = {"Classify": cl
 
 
 def tutorial_epoch(
-    opt: Config, dataset: ImageData, task: Task, folder: Path, make_step: Callable[[nn.Module, Config], Step]
+    opt: Config, dataset: ImageData, task: Task, make_step: Callable[[nn.Module, Config], Step]
 ) -> Callable[[], None]:
-    """The loop of the usual tutorials: float32, PIL, Adam, torchvision's data set, DataLoader with two workers."""
+    """The loop of the usual tutorials: float32, PIL, Adam, torchvision's transforms, DataLoader with two workers."""
     device = task.device.device
-    loader = DataLoader(tutorial_images(opt, dataset, folder), batch_size=opt.batch_size, shuffle=True, num_workers=2)
+    loader = DataLoader(TutorialImages(opt, dataset), batch_size=opt.batch_size, shuffle=True, num_workers=2)
     net = copy.deepcopy(task.net).to(memory_format=torch.contiguous_format).train()
     step = make_step(net, opt)
 
@@ -133,19 +134,30 @@ def tutorial_epoch(
     return epoch
 
 
-def tutorial_images(opt: Config, dataset: ImageData, folder: Path) -> Any:
-    """The images as torchvision's ImageFolder reads them (links in `folder`), or its own class of small sets."""
-    steps: list[Any] = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
-    if dataset.pixels(dataset.items[:1]) is not None:
-        source = getattr(datasets, str(opt.dataset))(dataset.root, transform=transforms.Compose(steps))
-        return Subset(source, [int(path.name) for path, _ in dataset.items])
-    for number, (path, label) in enumerate(dataset.items):
-        target = folder / dataset.classes[label] / f"{number}{path.suffix}"
-        target.parent.mkdir(exist_ok=True)
-        target.symlink_to(path.resolve())
-    crops = [transforms.RandomResizedCrop(opt.image_size), transforms.RandomHorizontalFlip()]
-    whole = [transforms.Resize(opt.image_size), transforms.CenterCrop(opt.image_size)]
-    return datasets.ImageFolder(str(folder), transforms.Compose((crops if (opt.min_crop or 1) < 1 else whole) + steps))
+class TutorialImages(Dataset):
+    """The images as a tutorial reads them: PIL and torchvision's transforms, with torchvision's loader for files.
+
+    Returns (float32 (C, S, S), normalized; label). Images of S x S that are held in memory are not resized.
+    """
+
+    def __init__(self, opt: Config, dataset: ImageData) -> None:
+        self.dataset, self.mode, size = dataset, "L" if len(dataset.mean) == 1 else "RGB", opt.image_size
+        steps: list[Any] = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
+        held = dataset.pixels(dataset.items[:1])
+        if held is None or held.shape[1:3] != (size, size):
+            crops = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+            whole = [transforms.Resize(size), transforms.CenterCrop(size)]
+            steps = (crops if (opt.min_crop or 1) < 1 else whole) + steps
+        self.transform = transforms.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.dataset.items)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path, label = self.dataset.items[index]
+        source = self.dataset.load(path)
+        image = default_loader(source) if isinstance(source, Path) else source
+        return self.transform(image if image.mode == self.mode else image.convert(self.mode)), label
 
 
 def bare_epoch(task: Task, loader: EpochLoader) -> Callable[[], None]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 import main
 import models
+from engine import bench
 from engine.metrics import METRICS
 from engine.tasks.classify import Classify
 from utils import checkpoints, torch_optim
@@ -186,10 +188,14 @@ def test_a_plain_module_from_a_file(run, command, dogcat, tmp_path, monkeypatch)
     assert "A net of mine." in command("help", "elsewhere/net.py:Net")[1]
 
 
-def test_other_ways_to_name_a_model(run, command, mnist, tmp_path):
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "module.py").write_text(NET)
-    run("--model=net.py:small")
+def test_other_ways_to_name_a_model(run, command, mnist, tmp_path, monkeypatch):
+    (tmp_path / "package_of_test").mkdir()
+    (tmp_path / "package_of_test" / "module.py").write_text(NET)
+    run("--model=net.py:small", "--max-epoch=1")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    dotted, _ = run("--model=package_of_test.module:Net", "--max-epoch=1")
+    assert dotted.name.startswith("Net_") and (tmp_path / "package_of_test" / "imported").exists()
+    assert command("val", f"--load-path={dotted}", "--model=package_of_test.module:Net")[0] == 0
     grey, _ = run("--model=net.py:Net", "--dataset=MNIST", f"--train-data-root={mnist}", "--max-epoch=1")
     assert checkpoints.read(grey / "last.pth")["net"]["conv.weight"].shape == (4, 1, 3, 3)
     (tmp_path / "mine.yaml").write_text("model: net.py:Net\nmodel_args:\n  width: 3\n")
@@ -444,3 +450,125 @@ def test_timm_through_the_commands(run, command, dogcat):
     assert command("val", f"--load-path={folder}")[0] == 0
     assert command("test", f"--load-path={folder}", f"--test-data-root={dogcat}/test1")[0] == 0
     assert "licence" in command("help", "timm/test_resnet")[1]
+
+
+SETS = """
+import pathlib
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+from data.image_data import ImageData, is_image
+with pathlib.Path(__file__).with_name("imported").open("a") as file:
+    file.write("x")
+
+class Arrays(Dataset):
+    classes = ["dark", "bright"]
+
+    def __init__(self, root, train=True):
+        rng = np.random.default_rng(0 if train else 1)
+        self.targets = [i % 2 for i in range(16 if train else 8)]
+        self.images = [rng.integers(100 * i, 100 * i + 100, (20, 20, 3), dtype=np.uint8) for i in self.targets]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.images[index], self.targets[index]
+
+class Pictures(Arrays):
+    def __getitem__(self, index):
+        return Image.fromarray(self.images[index]), self.targets[index]
+
+class Files(ImageData):
+    '''The class is the first word of the name.'''
+    def scan(self, root):
+        paths = sorted(path for path in pathlib.Path(root).iterdir() if is_image(path))
+        return ["cat", "dog"], [(path, ["cat", "dog"].index(path.name[:3])) for path in paths]
+"""
+
+
+def refused_unless_named(command, tmp_path, folder, flag, *commands):
+    """Each of the commands is one line that says to add `flag`, and the file is not imported."""
+    count = imported(tmp_path)
+    for words in commands:
+        code, _, err = command(*words)
+        assert code == 2 and err.count("\n") == 1 and f"add {flag}" in err, err
+        assert imported(tmp_path) == count
+    assert (folder / "last.pth").exists()
+
+
+@pytest.mark.parametrize("name", ["Arrays", "Pictures", "Files"])
+def test_a_data_set_of_the_users(name, run, command, dogcat, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    (tmp_path / "sets.py").write_text(SETS)
+    flag, root = f"--dataset=sets.py:{name}", f"--train-data-root={dogcat}/train"
+    whole, _ = run(flag, "--model=LeNet", "--image-size=20")
+    part, _ = run(flag, "--model=LeNet", "--image-size=20", "--max-epoch=1")
+    resumed = [f"--resume={part}", "--max-epoch=2"]
+    refused_unless_named(
+        command, tmp_path, part, flag, ["train", *resumed], ["val", f"--load-path={part}", root, "--num-workers=0"]
+    )
+    run(*resumed, flag, new=False)
+    last = [checkpoints.read(folder / "last.pth") for folder in (part, whole)]
+    assert all(torch.equal(one, last[1]["net"][key]) for key, one in last[0]["net"].items())
+    assert last[0]["metadata"]["classes"] == (["cat", "dog"] if name == "Files" else ["dark", "bright"])
+    code, out, err = command("val", f"--load-path={part}", flag, root, "--num-workers=0")
+    assert code == 0 and "accuracy" in out, err
+    code, out, err = command("check", flag, root, "--model=LeNet", "--image-size=20")
+    assert code == 0, out + err
+    words = ["--model=LeNet", "--image-size=20", "--batch-size=4", "--num-workers=0", "--use-gpu=false"]
+    code, out, err = command("bench", flag, root, *words)
+    assert code == 0 and "this program / tutorial loop" in out, out + err
+
+
+OPTIMIZER = """
+import pathlib
+import torch
+with pathlib.Path(__file__).with_name("imported").open("a") as file:
+    file.write("x")
+
+class Signs(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.1, momentum=0.5):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad, 1 - group["momentum"])
+                p.sub_(mean.sign(), alpha=group["lr"])
+"""
+
+
+def test_an_optimizer_of_the_users(run, command, tmp_path):
+    (tmp_path / "signs.py").write_text(OPTIMIZER)
+    flags = ["--model=LeNet", "--image-size=20", "--optimizer=signs.py:Signs", "--lr=0.001", "--scheduler=constant"]
+    whole, _ = run(*flags, "--momentum=0.8")
+    part, _ = run(*flags, "--momentum=0.8", "--max-epoch=1")
+    resumed = [f"--resume={part}", "--max-epoch=2"]
+    refused_unless_named(command, tmp_path, part, "--optimizer=signs.py:Signs", ["train", *resumed])
+    run(*resumed, "--optimizer=signs.py:Signs", new=False)
+    one, other = (trained(checkpoints.read(folder / "last.pth")) for folder in (part, whole))
+    assert same(one, other)
+    assert one["task"]["optimizer"]["param_groups"][0]["momentum"] == 0.8
+    assert command("val", f"--load-path={part}")[0] == 0  # needs no optimizer
+
+
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine", "linear", "onecycle"])
+def test_groups_of_the_books_optimizer_keep_their_ratio(scheduler, run, tmp_path):
+    """Book, 4.3: the body learns at a tenth of the rate; a group at 0 stays where it was set up."""
+    still = "{'params': self.still, 'lr': 0.0}, "
+    text = NET.replace("groups = [", f"groups = [{still}").replace(
+        'self.model_name = "resnet34"',
+        'self.model_name = "resnet34"\n        self.still = nn.Parameter(__import__("torch").ones(1))',
+    )
+    (tmp_path / "net.py").write_text(
+        text.replace("self.head(self.body(x).mean((2, 3)))", "self.still * self.head(self.body(x).mean((2, 3)))")
+    )
+    warmup = [] if scheduler == "onecycle" else ["--warmup=0.5"]
+    folder, _ = run("--model=net.py:Book", f"--scheduler={scheduler}", "--lr=0.01", *warmup)
+    checkpoint = checkpoints.read(folder / "last.pth")
+    still, slow, fast = (group["lr"] for group in checkpoint["task"]["optimizer"]["param_groups"])
+    assert still == 0 < slow == pytest.approx(fast / 10)
+    assert checkpoint["net"]["still"].item() == 1
