@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from engine.stop_control import StopControl, open_debugger
 from engine.tasks.base import NonFiniteError, Task
 from runs.run import Run
 from utils import checkpoints, pictures
-from utils.errors import RunError, Stopped
+from utils.errors import RunError, Stopped, UsageError
 from utils.files import printable
 from utils.progress import Progress, with_progress
 
@@ -233,9 +234,17 @@ def validate(
         interruptible: wraps the batches where a stop may end the wait for one.
 
     Returns:
-        The metrics, and a line for each image that could not be read and was replaced.
+        The metrics as plain numbers and lists, and a line for each image that could not be read and was replaced.
+
+    Raises:
+        UsageError: a metric that `--monitor` may name is no number.
     """
     bad: list[str] = []
     batches = with_progress(interruptible(loader.set_epoch(0)), "validating", len(loader.items))
     with oom_as_failure(task.opt, task.preprocess.image_size):
-        return task.evaluate(collect_bad_images(batches, bad)), bad
+        values = task.evaluate(collect_bad_images(batches, bad))
+    metrics = {name: v.tolist() if hasattr(v, "tolist") else v for name, v in values.items()}  # of torch and numpy
+    for name in task.metric_modes():
+        if not isinstance(metrics.get(name), Real):
+            raise UsageError(f"the metric {name} is of type {type(metrics.get(name)).__name__}: expected a number")
+    return metrics, bad

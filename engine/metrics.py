@@ -115,7 +115,7 @@ def chosen(names: list[str]) -> dict[str, Metric]:
     """
     found = dict(METRICS)
     for name in names:
-        function = registry.load(name, "metric")
+        function = registry.load_callable(name, "metric")
         own = getattr(function, "__name__", name.rpartition(":")[2])
         if own in found:
             raise UsageError(f"--metrics={name}: there is a metric {own} already; give the function another name")
@@ -127,10 +127,9 @@ def chosen(names: list[str]) -> dict[str, Metric]:
 
 
 def compute(logits: torch.Tensor, labels: torch.Tensor, metrics: dict[str, Metric] | None = None) -> dict[str, Any]:
-    """{name: value} of all metrics on logits (N, K) float32 and labels (N,) int64, as plain numbers and lists."""
+    """{name: value} of all metrics on logits (N, K) float32 and labels (N,) int64."""
     values = {name: m.function(logits, labels) for name, m in (metrics or METRICS).items()}
-    plain = {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-    return {name: value for name, value in plain.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _confusion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -28,18 +28,25 @@ def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.O
         for name in ("optimizer", "momentum", "nesterov"):
             if opt.typed(name):
                 raise UsageError(f"--{name} has no effect on {opt.model}: its get_optimizer makes its own optimizer")
-        return net.get_optimizer(opt.lr, opt.weight_decay)  # type: ignore[operator]
+        return _checked(net.get_optimizer(opt.lr, opt.weight_decay), f"get_optimizer of {opt.model}")  # type: ignore[operator]
     make = Muon if opt.optimizer == "Muon" else optimizer_class(opt.optimizer)
     options = _options(opt, set(inspect.signature(make).parameters), device)
     try:
-        return Muon.for_net(net, **options) if make is Muon else make(net.parameters(), **options)
+        made = Muon.for_net(net, **options) if make is Muon else make(net.parameters(), **options)
     except (TypeError, ValueError) as e:
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"--optimizer={opt.optimizer} refuses its options ({given}): {e}") from e
+    return _checked(made, f"--optimizer={opt.optimizer}")
+
+
+def _checked(made: Any, source: str) -> torch.optim.Optimizer:
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UsageError(f"{source} gives a {type(made).__name__}, not a torch.optim.Optimizer")
+    return made
 
 
 def optimizer_class(name: str) -> Any:
-    return registry.load(name, "optimizer") if registry.is_external(name) else getattr(torch.optim, name)
+    return registry.load_callable(name, "optimizer") if registry.is_external(name) else getattr(torch.optim, name)
 
 
 def _options(opt: Config, taken: set[str], device: Device) -> dict[str, Any]:

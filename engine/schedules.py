@@ -6,10 +6,12 @@ function here, or one of the user's own: `--scheduler=path/to/file.py:function`.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 from torch import optim
 
 from utils import registry
+from utils.errors import UsageError
 
 WARM_UP, START, END = 0.3, 1 / 25, 1 / 250_000  # of onecycle, as torch's OneCycleLR has them
 
@@ -47,8 +49,19 @@ def _anneal(start: float, end: float, part: float) -> float:
 
 
 def get(name: str) -> Callable[[float], float]:
-    """The schedule of that name."""
-    return registry.load(name, "scheduler") if registry.is_external(name) else globals()[name]
+    """The schedule of that name.
+
+    Raises:
+        UsageError: it is no function, or gives anything but a finite number from 0 on.
+    """
+    schedule = registry.load_callable(name, "scheduler") if registry.is_external(name) else globals()[name]
+    for progress in (0.0, 0.5, 1.0):
+        value = schedule(progress)
+        if not (isinstance(value, Real) and 0 <= float(value) < math.inf):
+            raise UsageError(
+                f"--scheduler={name} gives {value!r} for a progress of {progress}: expected a number from 0 on"
+            )
+    return schedule
 
 
 class Schedule:
@@ -95,7 +108,7 @@ class Schedule:
             return onecycle(progress)
         if progress < self.warmup:
             return START + (1 - START) * progress / self.warmup
-        return self.shape((progress - self.warmup) / (1 - self.warmup))
+        return float(self.shape((progress - self.warmup) / (1 - self.warmup)))  # numpy's would not load again
 
     def state_dict(self) -> dict:
         return {"previous_loss": self.previous_loss, "factor": self.factor, "ratios": self.ratios}

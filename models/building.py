@@ -33,7 +33,7 @@ def build(
 
         net = timm_models.build(name, num_classes, image_size, channels, arguments)
     elif registry.is_external(name) or name in models.entries():
-        target = registry.load(name, "model") if registry.is_external(name) else getattr(models, name)
+        target = registry.load_callable(name, "model") if registry.is_external(name) else getattr(models, name)
         facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
         net = target if isinstance(target, nn.Module) else calling.call(name, target, facts, arguments)
         takes_channels = net is not target and "in_channels" in calling.taken(target)

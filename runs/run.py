@@ -36,6 +36,7 @@ class Run:
     @classmethod
     def create(cls, opt: Config) -> "Run":
         """A new folder with the resolved config.yaml."""
+        sinks.load_all(opt)  # refuses what is none before there is a folder
         parent = Path(opt.checkpoint_dir)
         parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=".", dir=parent))  # a folder without its config never shows

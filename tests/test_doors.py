@@ -572,3 +572,82 @@ def test_groups_of_the_books_optimizer_keep_their_ratio(scheduler, run, tmp_path
     still, slow, fast = (group["lr"] for group in checkpoint["task"]["optimizer"]["param_groups"])
     assert still == 0 < slow == pytest.approx(fast / 10)
     assert checkpoint["net"]["still"].item() == 1
+
+
+WRONG = """
+import numpy as np
+
+value = 3
+
+def half(progress):
+    return np.float32(0.5)
+
+def below(progress):
+    return progress - 0.5
+
+def worst(logits, labels):
+    return np.float32(0.25)
+
+def words(logits, labels):
+    return "good"
+
+def unknown(logits, labels):
+    return None
+
+class NoOptimizer:
+    def __init__(self, params, lr):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--model=wrong.py:value"], "the model wrong.py:value is of type int: expected a class or a function"),
+        (["--scheduler=wrong.py:value"], "the scheduler wrong.py:value is of type int"),
+        (["--optimizer=wrong.py:value"], "the optimizer wrong.py:value is of type int"),
+        (["--metrics=wrong.py:value"], "the metric wrong.py:value is of type int"),
+        (["--sinks=wrong.py:value"], "the sink wrong.py:value has none of the methods log_event, log_image"),
+        (["--scheduler=wrong.py:below"], "gives -0.5 for a progress of 0.0: expected a number from 0 on"),
+        (["--optimizer=wrong.py:NoOptimizer"], "gives a NoOptimizer, not a torch.optim.Optimizer"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_before_there_is_a_run(flags, message, run, tmp_path):
+    (tmp_path / "wrong.py").write_text(WRONG)
+    own = [] if flags[0].startswith("--model") else ["--model=net.py:Net"]
+    _, err = run(*own, *flags, code=2)
+    assert message in err and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_numbers_of_numpy_give_checkpoints_that_load(run, tmp_path):
+    (tmp_path / "wrong.py").write_text(WRONG)
+    flags = ["--scheduler=wrong.py:half", "--metrics=wrong.py:worst", "--monitor=worst"]
+    folder, _ = run("--model=net.py:Net", "--lr=0.01", "--max-epoch=1", *flags)
+    checkpoint = checkpoints.read(folder / "best.pth")
+    assert checkpoint["task"]["optimizer"]["param_groups"][0]["lr"] == 0.005
+    assert checkpoint["trainer"]["metrics"]["worst"] == 0.25
+    run(f"--resume={folder}", "--max-epoch=2", "--model=net.py:Net", *flags[:2], new=False)
+    assert [event["val_worst"] for event in record(folder) if event["kind"] == "epoch"] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("name, kind", [("words", "str"), ("unknown", "NoneType")])
+def test_a_metric_that_is_no_number_stops_the_run_and_its_steps_are_kept(name, kind, run, tmp_path):
+    (tmp_path / "wrong.py").write_text(WRONG)
+    _, err = run("--model=net.py:Net", f"--metrics=wrong.py:{name}", code=2)
+    assert f"the metric {name} is of type {kind}: expected a number" in err
+    (folder,) = tmp_path.glob("checkpoints/*")
+    run(f"--resume={folder}", "--model=net.py:Net", "--metrics=wrong.py:worst", new=False)
+    assert checkpoints.read(folder / "last.pth")["trainer"]["epoch"] == 2
+
+
+def test_a_tensor_data_set_in_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    source = TensorDataset(torch.randint(0, 256, (24, 16, 16, 3), dtype=torch.uint8), torch.arange(24) % 3)
+    small = {"image_size": 16, "num_workers": 0, "use_gpu": False}
+    run = main.train(model="LeNet", dataset=source, max_epoch=1, vis_port=None, **small)
+    main.train(resume=run, dataset=source, max_epoch=2)
+    assert checkpoints.read(run.folder / "last.pth")["trainer"]["epoch"] == 2
+    assert len(main.val(load_path=run, dataset=source, num_workers=0)["confusion"]) == 3
+    assert main.check(model="LeNet", dataset=source, image_size=16, use_gpu=False) == []
+    assert main.bench(model="LeNet", dataset=source, batch_size=4, **small).keys() == {"tutorial loop", "bare step"}

@@ -172,6 +172,18 @@ def load(name: str, what: str) -> Any:
     return getattr(module, entry.name)
 
 
+def load_callable(name: str, what: str) -> Any:
+    """`load`, for what is to be called.
+
+    Raises:
+        UsageError: it is neither a class nor a function, or `load` refuses it.
+    """
+    target = load(name, what)
+    if not callable(target):
+        raise UsageError(f"the {what} {name} is of type {type(target).__name__}: expected a class or a function")
+    return target
+
+
 def _is_file(left: str) -> bool:
     return left.endswith(".py") or "/" in left or os.sep in left
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from config import Config
 from utils import registry
+from utils.errors import UsageError
+
+METHODS = ("log_event", "log_image", "log_text", "close", "create")
 
 
 class Sink:
@@ -39,13 +42,25 @@ class Sink:
         """The run is over."""
 
 
+def load_all(opt: Config) -> list[Any]:
+    """The classes, or instances given in Python, that `opt.sinks` names.
+
+    Raises:
+        UsageError: there is no such name, or it means nothing that has a method of a sink.
+    """
+    found = [registry.load(name, "sink") for name in opt.sinks]
+    for name, sink in zip(opt.sinks, found, strict=True):
+        if not any(hasattr(sink, method) for method in METHODS):
+            raise UsageError(f"the sink {name} has none of the methods {', '.join(METHODS)}")
+    return found
+
+
 def create_all(folder: Path, opt: Config, warn: Callable[[str], None]) -> list[Any]:
     """The sinks of this folder that the options ask for, and those that `opt.sinks` names."""
     entries = registry.scan(Path(__file__).parent, "Sink", "runs.sinks").values()
-    classes = [getattr(import_module(entry.module), entry.name) for entry in entries]
-    classes += [registry.load(name, "sink") for name in opt.sinks]
+    own = [getattr(import_module(entry.module), entry.name) for entry in entries]
     sinks = []
-    for cls in classes:
+    for cls in [*own, *load_all(opt)]:
         if not isinstance(cls, type):  # an instance given in Python
             sinks.append(cls)
             continue
