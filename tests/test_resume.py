@@ -21,8 +21,6 @@ SMALL += ["--use-gpu=false", "--amp=off", "--vis-port=None", "--scheduler=cosine
 @pytest.fixture
 def train(command, dogcat, tmp_path):
     """Trains with SMALL and flags in this process: (exit code, stdout, stderr, run folder)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*flags):
         given = unless_given(SMALL, flags) if not any("resume" in flag for flag in flags) else []
@@ -31,8 +29,7 @@ def train(command, dogcat, tmp_path):
         runs = sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)
         return code, out, err, runs[-1] if runs else None
 
-    yield run
-    torch.set_num_threads(before)
+    return run
 
 
 @pytest.fixture

@@ -171,7 +171,11 @@ def test_the_csv_may_go_to_a_device_or_through_a_link(tiny_run, dogcat, command,
 
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(dogcat, tiny_run, tmp_path):
-    assert same(weights(train_in(tmp_path, f"--train-data-root={dogcat}/train")), weights(tiny_run))
+    """In another process, with worker processes; with another seed it does not."""
+    words = ["train", *TINY, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={tmp_path / 'runs'}"]
+    subprocess.run([sys.executable, "main.py", *words], cwd=ROOT, check=True, timeout=200)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert same(weights(run), weights(tiny_run))
     assert same(weights(train_in(tmp_path, f"--train-data-root={dogcat}/train", "--num-workers=2")), weights(tiny_run))
     other = train_in(tmp_path, f"--train-data-root={dogcat}/train", "--seed=1")
     assert not same(weights(other), weights(tiny_run))
