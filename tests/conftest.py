@@ -87,7 +87,7 @@ def train(command, mnist, tmp_path, request):
     """Trains on small digits in this process, with the test file's FLAGS; returns (stdout, run folder)."""
 
     def run(*flags):
-        new = [*unless_given(request.module.FLAGS, flags), f"--train-data-root={mnist}"]
+        new = unless_given([*request.module.FLAGS, f"--train-data-root={mnist}"], flags)
         given = [] if any("resume" in f for f in flags) else new
         code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
         assert code in (0, 143), err
@@ -151,10 +151,15 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture(scope="session")
 def mnist(tmp_path_factory) -> Path:
-    """A root with MNIST's files: 240 images to train, 60 to test; a bright bar in noise whose place is the class."""
-    root, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
+    """A root with MNIST's files: 240 images to train, 60 to test."""
+    return write_mnist(tmp_path_factory.mktemp("mnist"), 240, 60)
+
+
+def write_mnist(root: Path, train: int, test: int) -> Path:
+    """MNIST's files with so many images: a bright bar in noise whose place is the class."""
+    rng = np.random.default_rng(0)
     (root / "MNIST" / "raw").mkdir(parents=True)
-    for part, count in (("train", 240), ("t10k", 60)):
+    for part, count in (("train", train), ("t10k", test)):
         labels = np.arange(count, dtype=np.uint8) % 10
         images = rng.integers(0, 80, (count, 28, 28), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):

@@ -13,8 +13,9 @@ from data.transforms import Preprocess
 from engine.tasks.classify import Classify
 from utils import checkpoints
 
-# BatchNorm and dropout, 2 epochs of 3 steps (16 training images in batches of 6, 6, 4).
-SMALL = ["--model=mobilenet_v3_small", "--image-size=32", "--batch-size=6", "--max-epoch=2", "--num-workers=0"]
+NET = "--model=small_net:SmallNet"
+# 2 epochs of 3 steps (16 training images in batches of 6, 6, 4).
+SMALL = [NET, "--image-size=32", "--batch-size=6", "--max-epoch=2", "--num-workers=0"]
 SMALL += ["--use-gpu=false", "--amp=off", "--vis-port=None", "--scheduler=cosine", "--lr=0.01"]
 
 
@@ -23,7 +24,7 @@ def train(command, dogcat, tmp_path):
     """Trains with SMALL and flags in this process: (exit code, stdout, stderr, run folder)."""
 
     def run(*flags):
-        given = unless_given(SMALL, flags) if not any("resume" in flag for flag in flags) else []
+        given = unless_given([NET] if any("resume" in flag for flag in flags) else SMALL, flags)
         root = [] if any("resume" in f or "root" in f for f in flags) else [f"--train-data-root={dogcat}/train"]
         code, out, err = command("train", *given, *root, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
         runs = sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)
@@ -165,7 +166,7 @@ def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogca
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--model=resnet18"], "trained with model mobilenet_v3_small, not resnet18"),
+        (["--model=resnet18"], "holds small_net:SmallNet with 2 classes; this is resnet18"),
         (["--seed=4"], "trained with seed 0, not 4"),
         (["--optimizer=SGD"], "trained with optimizer Adam, not SGD"),
         (["--load-path=x.pth"], "leave out --load-path"),
@@ -181,6 +182,12 @@ def test_a_change_that_makes_no_sense_is_refused(flags, said, train, stop_at, mo
     code, _, err, _ = train(f"--resume={run}", *[flag.format(folders=folders) for flag in flags])
     assert code == 2 and said in err and err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_another_model_of_the_program_is_refused(train):
+    run = train("--model=LeNet", "--max-epoch=1")[3]
+    code, _, err, _ = train(f"--resume={run}", "--model=resnet18", "--max-epoch=2")
+    assert code == 2 and "trained with model LeNet, not resnet18" in err and err.count("\n") == 1
 
 
 def test_what_cannot_be_resumed(train, tmp_path):
@@ -323,7 +330,7 @@ def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     old |= {"format": 1, "threads": 1, "rng": {"cpu": torch.get_rng_state(), "cuda": []}}
     for name in ("last.pth", "best.pth"):
         torch.save(old, run / name)
-    assert command("val", f"--load-path={run}")[::2] == (0, "")
+    assert command("val", f"--load-path={run}", NET)[::2] == (0, "")
     code, out, err, _ = train(f"--resume={run}", "--max-epoch=2")
     assert code == 0, err
     assert checkpoints.read(run / "last.pth")["format"] == checkpoints.FORMAT
