@@ -91,7 +91,6 @@ def whole_run(train, wholes, *flags):
     return wholes[flags]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
@@ -106,7 +105,6 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, 
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["step 2", "validation", "second epoch"])
 def test_with_workers_in_bfloat16_and_with_another_number_of_workers(place, train, stop_at, wholes, monkeypatch):
     flags = ("--amp=bf16", "--num-workers=2")
@@ -121,7 +119,6 @@ def test_with_workers_in_bfloat16_and_with_another_number_of_workers(place, trai
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 def test_no_image_is_decoded_again_only_to_be_skipped(train, stop_at, monkeypatch):
     with monkeypatch.context():
         stop_at("step 2")
@@ -140,7 +137,6 @@ def test_no_image_is_decoded_again_only_to_be_skipped(train, stop_at, monkeypatc
     assert [event["step"] for event in record(run) if event["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.slow
 def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogcat, tmp_path):
     images = shutil.copytree(dogcat / "train", tmp_path / "images")
     with monkeypatch.context():
@@ -198,7 +194,6 @@ def test_what_cannot_be_resumed(train, tmp_path):
     assert code == 2 and "no run in" in err
 
 
-@pytest.mark.slow
 def test_a_finished_run_says_so_and_can_be_prolonged(train, wholes):
     code, _, _, run = train("--scheduler=plateau")
     before = checkpoints.read(run / "last.pth")
@@ -220,7 +215,6 @@ DAMAGES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
@@ -247,7 +241,6 @@ def test_with_no_good_checkpoint_left_one_line_says_so(train, stop_at, monkeypat
     assert code == 1 and "can be read" in err and err.count("\n") == 1 and "--config=" in err
 
 
-@pytest.mark.slow
 def test_killed_before_anything_was_saved_it_starts_again(train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
     with monkeypatch.context():
@@ -263,7 +256,6 @@ def test_killed_before_anything_was_saved_it_starts_again(train, stop_at, wholes
     assert not list(run.glob(".*"))
 
 
-@pytest.mark.slow
 def test_killed_between_the_names_of_the_best_it_is_named(train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
     with monkeypatch.context():
@@ -277,7 +269,6 @@ def test_killed_between_the_names_of_the_best_it_is_named(train, stop_at, wholes
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 def test_a_torn_record_is_mended(train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
     with monkeypatch.context():
@@ -290,7 +281,6 @@ def test_a_torn_record_is_mended(train, stop_at, wholes, monkeypatch):
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 def test_a_second_process_cannot_go_on_in_the_same_folder(train, stop_at, monkeypatch):
     with monkeypatch.context():
         stop_at("step 2")
@@ -312,7 +302,6 @@ def test_a_second_process_cannot_go_on_in_the_same_folder(train, stop_at, monkey
     assert train(f"--resume={run}")[0] == 0
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     """As version 1 of the format had it: between epochs, torch's schedulers, names hashed without sizes."""
     with monkeypatch.context():
