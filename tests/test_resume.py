@@ -195,14 +195,16 @@ def test_what_cannot_be_resumed(train, tmp_path):
 
 
 def test_a_finished_run_says_so_and_can_be_prolonged(train, wholes):
-    code, _, _, run = train("--scheduler=plateau")
+    flags = ("--scheduler=plateau", "--lr=0.1")  # so high that the loss rises in the second epoch
+    code, _, _, run = train(*flags)
     before = checkpoints.read(run / "last.pth")
     code, out, _, _ = train("--resume=last")
     assert code == 0 and "has done its 2 epochs" in out and "--max-epoch=4" in out
     code, _, err, _ = train("--resume=last", "--max-epoch=3")
     assert code == 0, err
-    longer = whole_run(train, wholes, "--scheduler=plateau", "--max-epoch=3")
+    longer = whole_run(train, wholes, *flags, "--max-epoch=3")
     assert before["trainer"]["epoch"] == 2
+    assert [event["lr"] for event in record(longer) if event["kind"] == "step"] == [0.1] * 6 + [0.05] * 3
     assert_same_end(run, longer)
 
 
