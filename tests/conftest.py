@@ -18,7 +18,7 @@ from PIL import Image
 
 import main
 import models
-from cli import presets
+from cli import parsing, presets
 from config import Config
 from data.demo import drawing
 from utils import checkpoints
@@ -85,18 +85,15 @@ def command(monkeypatch, capsys):
 @pytest.fixture
 def train(command, mnist, tmp_path, request):
     """Trains on small digits in this process, with the test file's FLAGS; returns (stdout, run folder)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*flags):
-        new = [*unless_given(request.module.FLAGS, flags), f"--train-data-root={mnist}"]
+        new = unless_given([*request.module.FLAGS, f"--train-data-root={mnist}"], flags)
         given = [] if any("resume" in f for f in flags) else new
         code, out, err = command("train", *given, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
         assert code in (0, 143), err
         return out, sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)[-1]
 
-    yield run
-    torch.set_num_threads(before)
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -106,25 +103,11 @@ def tiny_run(dogcat, tmp_path_factory) -> Path:
 
 
 def train_in(folder: Path, *flags: str) -> Path:
-    """Trains with TINY and `flags`, on one thread; returns the run folder."""
-    words = ["main.py", "train", *unless_given(TINY, flags), f"--checkpoint-dir={folder}", *map(str, flags)]
-    before, argv, threads = set(folder.glob("*")), sys.argv, torch.get_num_threads()
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-    code = 0
-    try:
-        sys.argv = words
-        torch.set_num_threads(1)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main.main()
-    except SystemExit as e:
-        code = e.code
-    finally:
-        sys.argv = argv
-        torch.set_num_threads(threads)
-    err.seek(0)
-    assert not code, err.read()
-    (run,) = set(folder.glob("*")) - before
-    return run
+    """Trains in this process with TINY and `flags`; returns the run folder."""
+    words = [*unless_given(TINY, flags), f"--checkpoint-dir={folder}", *flags]
+    _, _, options = parsing.parse(["train", *words], main.COMMANDS)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return main.train(**options).folder
 
 
 def resumes_bit_for_bit(task: type, at: int, train: Callable, flags: tuple[str, ...], monkeypatch) -> None:
@@ -168,10 +151,15 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture(scope="session")
 def mnist(tmp_path_factory) -> Path:
-    """A root with MNIST's files: 240 images to train, 60 to test; a bright bar in noise whose place is the class."""
-    root, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
+    """A root with MNIST's files: 240 images to train, 60 to test."""
+    return write_mnist(tmp_path_factory.mktemp("mnist"), 240, 60)
+
+
+def write_mnist(root: Path, train: int, test: int) -> Path:
+    """MNIST's files with so many images: a bright bar in noise whose place is the class."""
+    rng = np.random.default_rng(0)
     (root / "MNIST" / "raw").mkdir(parents=True)
-    for part, count in (("train", 240), ("t10k", 60)):
+    for part, count in (("train", train), ("t10k", test)):
         labels = np.arange(count, dtype=np.uint8) % 10
         images = rng.integers(0, 80, (count, 28, 28), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):

@@ -195,7 +195,7 @@ def test_a_step_that_fails(check, root, monkeypatch):
 
 def test_a_mistake_is_told_as_everywhere(check, tmp_path, root):
     code, out, err = check(tmp_path / "nothing")
-    assert (code, out) == (2, "") and "there is no" in err or "no folder" in err
+    assert (code, out) == (2, "") and "no folder" in err and err.count("\n") == 1
     code, _, err = check(root, "--image-size=16", "--model=AlexNet")
     assert code == 2 and err.count("\n") == 1
 

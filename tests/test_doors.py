@@ -128,8 +128,6 @@ def run(command, dogcat, tmp_path, monkeypatch):
     """Trains on a few small images in an empty folder with NET in net.py; returns (run folder, stdout)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def start(*flags, code=0, new=True):
         given = {flag.split("=")[0] for flag in flags}
@@ -141,8 +139,7 @@ def run(command, dogcat, tmp_path, monkeypatch):
             return None, err
         return max((tmp_path / "checkpoints").glob("*/"), key=lambda p: (p / "config.yaml").stat().st_ctime_ns), out
 
-    yield start
-    torch.set_num_threads(before)
+    return start
 
 
 def imported(tmp_path) -> int:

@@ -6,13 +6,14 @@ import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from compare import record, same
-from conftest import ROOT, picture, presets_of, resumes_bit_for_bit
+from conftest import ROOT, picture, presets_of, resumes_bit_for_bit, write_mnist
 from PIL import Image
 
 import engine.tasks.gan
@@ -29,12 +30,18 @@ from engine.tasks.base import NonFiniteError
 from engine.tasks.gan import AT_ONCE, Gan, bce, random_translate
 from utils import checkpoints
 
-FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=100", "--max-epoch=2", "--use-gpu=false"]
+FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=20", "--max-epoch=2", "--use-gpu=false"]
 FLAGS += ["--vis-port=None", "--amp=off"]
 SMALL = ["--dataset=Unlabelled", "--model=AnimeGAN", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=256"]
 SMALL += ["--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
 CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
 GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory) -> Path:
+    """Fewer digits than elsewhere: a GAN's step takes long. Three steps an epoch."""
+    return write_mnist(tmp_path_factory.mktemp("digits"), 60, 30)
 
 
 def gan(**options) -> Gan:
@@ -329,9 +336,10 @@ def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_classifier_as_the_judge(train, command, monkeypatch):
+def test_a_classifier_as_the_judge(train, command, monkeypatch, tmp_path):
     monkeypatch.setattr(engine.tasks.gan, "EVALUATED", 500)
-    judge = train("--model=MNISTNet", "--batch-size=16", "--max-epoch=6")[1]
+    root = write_mnist(tmp_path / "mnist", 240, 60)
+    judge = train("--model=MNISTNet", f"--train-data-root={root}", "--batch-size=16", "--max-epoch=6")[1]
     run = train("--max-epoch=1")[1]
     code, out, err = command("val", f"--load-path={run}", f"--judge={judge}")
     assert code == 0, err

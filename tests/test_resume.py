@@ -13,26 +13,24 @@ from data.transforms import Preprocess
 from engine.tasks.classify import Classify
 from utils import checkpoints
 
-# BatchNorm and dropout, 2 epochs of 3 steps (16 training images in batches of 6, 6, 4).
-SMALL = ["--model=mobilenet_v3_small", "--image-size=32", "--batch-size=6", "--max-epoch=2", "--num-workers=0"]
+NET = "--model=small_net:SmallNet"
+# 2 epochs of 3 steps (16 training images in batches of 6, 6, 4).
+SMALL = [NET, "--image-size=32", "--batch-size=6", "--max-epoch=2", "--num-workers=0"]
 SMALL += ["--use-gpu=false", "--amp=off", "--vis-port=None", "--scheduler=cosine", "--lr=0.01"]
 
 
 @pytest.fixture
 def train(command, dogcat, tmp_path):
     """Trains with SMALL and flags in this process: (exit code, stdout, stderr, run folder)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*flags):
-        given = unless_given(SMALL, flags) if not any("resume" in flag for flag in flags) else []
+        given = unless_given([NET] if any("resume" in flag for flag in flags) else SMALL, flags)
         root = [] if any("resume" in f or "root" in f for f in flags) else [f"--train-data-root={dogcat}/train"]
         code, out, err = command("train", *given, *root, f"--checkpoint-dir={tmp_path / 'runs'}", *flags)
         runs = sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "config.yaml").stat().st_ctime)
         return code, out, err, runs[-1] if runs else None
 
-    yield run
-    torch.set_num_threads(before)
+    return run
 
 
 @pytest.fixture
@@ -93,7 +91,6 @@ def whole_run(train, wholes, *flags):
     return wholes[flags]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
@@ -108,7 +105,6 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(place, train, stop_at, wholes, 
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["step 2", "validation", "second epoch"])
 def test_with_workers_in_bfloat16_and_with_another_number_of_workers(place, train, stop_at, wholes, monkeypatch):
     flags = ("--amp=bf16", "--num-workers=2")
@@ -123,7 +119,6 @@ def test_with_workers_in_bfloat16_and_with_another_number_of_workers(place, trai
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 def test_no_image_is_decoded_again_only_to_be_skipped(train, stop_at, monkeypatch):
     with monkeypatch.context():
         stop_at("step 2")
@@ -142,7 +137,6 @@ def test_no_image_is_decoded_again_only_to_be_skipped(train, stop_at, monkeypatc
     assert [event["step"] for event in record(run) if event["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.slow
 def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogcat, tmp_path):
     images = shutil.copytree(dogcat / "train", tmp_path / "images")
     with monkeypatch.context():
@@ -168,7 +162,7 @@ def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogca
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--model=resnet18"], "trained with model mobilenet_v3_small, not resnet18"),
+        (["--model=resnet18"], "holds small_net:SmallNet with 2 classes; this is resnet18"),
         (["--seed=4"], "trained with seed 0, not 4"),
         (["--optimizer=SGD"], "trained with optimizer Adam, not SGD"),
         (["--load-path=x.pth"], "leave out --load-path"),
@@ -186,6 +180,12 @@ def test_a_change_that_makes_no_sense_is_refused(flags, said, train, stop_at, mo
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
+def test_another_model_of_the_program_is_refused(train):
+    run = train("--model=LeNet", "--max-epoch=1")[3]
+    code, _, err, _ = train(f"--resume={run}", "--model=resnet18", "--max-epoch=2")
+    assert code == 2 and "trained with model LeNet, not resnet18" in err and err.count("\n") == 1
+
+
 def test_what_cannot_be_resumed(train, tmp_path):
     for flag, said in (("--resume=nowhere", "no run folder nowhere"), (f"--resume={tmp_path}", "no config.yaml")):
         code, _, err, _ = train(flag)
@@ -194,16 +194,17 @@ def test_what_cannot_be_resumed(train, tmp_path):
     assert code == 2 and "no run in" in err
 
 
-@pytest.mark.slow
 def test_a_finished_run_says_so_and_can_be_prolonged(train, wholes):
-    code, _, _, run = train("--scheduler=plateau")
+    flags = ("--scheduler=plateau", "--lr=0.1")  # so high that the loss rises in the second epoch
+    code, _, _, run = train(*flags)
     before = checkpoints.read(run / "last.pth")
     code, out, _, _ = train("--resume=last")
     assert code == 0 and "has done its 2 epochs" in out and "--max-epoch=4" in out
     code, _, err, _ = train("--resume=last", "--max-epoch=3")
     assert code == 0, err
-    longer = whole_run(train, wholes, "--scheduler=plateau", "--max-epoch=3")
+    longer = whole_run(train, wholes, *flags, "--max-epoch=3")
     assert before["trainer"]["epoch"] == 2
+    assert [event["lr"] for event in record(longer) if event["kind"] == "step"] == [0.1] * 6 + [0.05] * 3
     assert_same_end(run, longer)
 
 
@@ -216,7 +217,6 @@ DAMAGES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
@@ -243,7 +243,6 @@ def test_with_no_good_checkpoint_left_one_line_says_so(train, stop_at, monkeypat
     assert code == 1 and "can be read" in err and err.count("\n") == 1 and "--config=" in err
 
 
-@pytest.mark.slow
 def test_killed_before_anything_was_saved_it_starts_again(train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
     with monkeypatch.context():
@@ -259,7 +258,6 @@ def test_killed_before_anything_was_saved_it_starts_again(train, stop_at, wholes
     assert not list(run.glob(".*"))
 
 
-@pytest.mark.slow
 def test_killed_between_the_names_of_the_best_it_is_named(train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
     with monkeypatch.context():
@@ -273,7 +271,6 @@ def test_killed_between_the_names_of_the_best_it_is_named(train, stop_at, wholes
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 def test_a_torn_record_is_mended(train, stop_at, wholes, monkeypatch):
     whole = whole_run(train, wholes)
     with monkeypatch.context():
@@ -286,7 +283,6 @@ def test_a_torn_record_is_mended(train, stop_at, wholes, monkeypatch):
     assert_same_end(run, whole)
 
 
-@pytest.mark.slow
 def test_a_second_process_cannot_go_on_in_the_same_folder(train, stop_at, monkeypatch):
     with monkeypatch.context():
         stop_at("step 2")
@@ -308,7 +304,6 @@ def test_a_second_process_cannot_go_on_in_the_same_folder(train, stop_at, monkey
     assert train(f"--resume={run}")[0] == 0
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     """As version 1 of the format had it: between epochs, torch's schedulers, names hashed without sizes."""
     with monkeypatch.context():
@@ -326,7 +321,7 @@ def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     old |= {"format": 1, "threads": 1, "rng": {"cpu": torch.get_rng_state(), "cuda": []}}
     for name in ("last.pth", "best.pth"):
         torch.save(old, run / name)
-    assert command("val", f"--load-path={run}")[::2] == (0, "")
+    assert command("val", f"--load-path={run}", NET)[::2] == (0, "")
     code, out, err, _ = train(f"--resume={run}", "--max-epoch=2")
     assert code == 0, err
     assert checkpoints.read(run / "last.pth")["format"] == checkpoints.FORMAT
