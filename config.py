@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LEARN = ("train", "bench", "check")  # commands
 JUDGE = ("val", "test")
 USE = (*JUDGE, "generate")
+# options that may name code of the user's
+CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")
 option = make_option(LEARN)  # option(default, commands=LEARN, **limits)
 
 

@@ -16,6 +16,7 @@ from cli.resolve import resolve
 from engine import resume, saved
 from utils import checkpoints, files
 from utils.errors import RunError, Stopped, UsageError
+from utils.options import code_flags
 
 
 @SetParseFn(str)
@@ -44,7 +45,7 @@ def train(**flags: Any) -> Any:
     from engine.loop import Trainer
     from engine.setup import build_training
     from engine.state import TrainerState
-    from runs.run import Run, code_flags
+    from runs.run import Run
 
     point = resume.load_latest(folder, dataset.classes) if folder else resume.ResumePoint()
     if folder and point.epoch >= opt.max_epoch:
@@ -67,9 +68,8 @@ def train(**flags: Any) -> Any:
         if state.best_value is not None:
             best = f"epoch {state.best_epoch}, {trainer.messages.format_score(state.monitor, state.best_value)}"
         run.log(f"best: {best}. All of it is in {run.folder}")
-        for number, line in enumerate(
-            trainer.messages.next_commands(shlex.quote(str(run.folder)) + code_flags(opt, ("model", "dataset")))
-        ):
+        words = shlex.join([str(run.folder), *code_flags(opt.model_dump(), ("model", "dataset"))])
+        for number, line in enumerate(trainer.messages.next_commands(words)):
             run.log(f"{'     ' if number else 'next:'} {line}")
     finally:
         run.close()

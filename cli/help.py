@@ -119,7 +119,8 @@ def _option(name: str) -> str:
 def _external(name: str) -> str:
     """What a class or function of the user's says of itself; its file is read and not run."""
     entry = registry.external(name, "model or data set")
-    takes = "any" if entry.parameters is None else ", ".join(entry.parameters) or "none"
+    own = [name for name in entry.parameters or () if name not in models.FROM_DATA]
+    takes = "any" if entry.parameters is None else ", ".join(own) or "none"
     return f"{name} ({entry.path})\n\n{entry.docstring or 'It has no docstring.'}\n\nArguments: {takes}"
 
 

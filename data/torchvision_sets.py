@@ -106,11 +106,8 @@ def _opened(source: type, root: Path, parts: list[dict[str, Any]]) -> dict[str, 
 
 
 def _downloads(source: type) -> bool:
-    parameters = inspect.signature(source).parameters
-    return "download" in parameters or source.__name__ in (
-        "EMNIST",
-        "QMNIST",
-    )  # these two pass it on to MNIST
+    passes_on = ("EMNIST", "QMNIST")  # to MNIST
+    return "download" in inspect.signature(source).parameters or source.__name__ in passes_on
 
 
 def _download(name: str, spec: TorchvisionSet, source: type, root: Path, parts: list[dict[str, Any]]) -> None:

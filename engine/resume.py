@@ -7,15 +7,14 @@ from typing import Any
 
 from cli import presets
 from cli.resolve import resolve
-from config import Config
+from config import CODE, Config
 from utils import checkpoints, registry
 from utils.errors import RunError, UsageError
-from utils.options import dashed
+from utils.options import code_flags, dashed
 
 # else the saved state means nothing
 FIXED = ("model", "model_args", "optimizer", "seed", "val_fraction", "freeze", "nz", "ngf", "ndf")
 OWN = ("load_path", "pretrained")  # a resumed run has its own weights
-CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")  # options that may name code of the user's
 
 
 def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
@@ -32,8 +31,7 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
         raise UsageError(f"--resume continues with the run's own weights: leave out --{dashed(name)}")
     saved = {name: value for name, (value, _) in presets.read(folder / "config.yaml").items()}
     saved = for_this_machine(saved)
-    given = flags.keys() | (presets.read(flags["config"]).keys() if "config" in flags else set())
-    check_named(saved, given, CODE, f"{folder} uses")
+    check_named(saved, named_by(flags), CODE, f"{folder} uses")
     code = {name: flags[name] for name in CODE if name in flags and registry.is_external(saved.get(name))}
     opt, before = resolve("train", flags, saved), resolve("train", code, saved)
     for name in FIXED:
@@ -51,19 +49,18 @@ def for_this_machine(saved: Mapping[str, Any]) -> dict[str, Any]:
     return dict(saved) | {"use_gpu": False if off else None, "threads": None}
 
 
+def named_by(flags: Mapping[str, Any]) -> set[str]:
+    """The options that the user gives now, by flags or in the preset that they name."""
+    return {*flags, *(presets.read(flags["config"]) if flags.get("config") is not None else ())}
+
+
 def check_named(saved: Mapping[str, Any], given: Any, options: tuple[str, ...], who: str) -> None:
     """Refuses code outside of this program that a saved run names and the user does not: it is never imported for that.
 
     Args:
         saved: the run's options. given: names of the options that the user gives now.
     """
-    missing = []
-    for option in options:
-        value = saved.get(option) or ()
-        names = [value] if isinstance(value, str) else list(value)
-        external = [name for name in names if registry.is_external(name) and not registry.given(name)]
-        if external and option not in given:
-            missing.append(f"--{dashed(option)}={','.join(external)}")
+    missing = code_flags(saved, [option for option in options if option not in given])
     if missing:
         raise UsageError(
             f"{who} code outside of this program, which is run only where you name it: add {' '.join(missing)}"

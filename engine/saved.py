@@ -6,11 +6,10 @@ from typing import Any
 
 import data
 import models
-from cli import presets
 from cli.resolve import OF_CHECKPOINT, resolve
-from config import Config
+from config import CODE, Config
 from data.image_data import ImageData
-from engine.resume import check_named, for_this_machine
+from engine.resume import check_named, for_this_machine, named_by
 from utils import checkpoints, files, registry
 from utils.errors import UsageError
 from utils.options import dashed
@@ -34,7 +33,7 @@ def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str
     _check_paths(command, given, flags)
     path = checkpoints.find(given.load_path, given.checkpoint_dir)
     checkpoint = checkpoints.read(path)
-    named = flags.keys() | (presets.read(flags["config"]).keys() if "config" in flags else set())
+    named = named_by(flags)
     if "config" not in checkpoint["metadata"]:
         if command == "generate" or "model" not in named:
             raise UsageError(
@@ -64,14 +63,12 @@ def _from_checkpoint(
     for name in OF_CHECKPOINT:
         if name in flags and not (name == "dataset" and registry.is_external(saved.get("dataset"))):
             raise UsageError(f"--{dashed(name)} has no effect: {path} says {name} {saved.get(name)}")
-    check_named(saved, named, ("model",), f"{path} was trained with")
-    if command == "val":
-        check_named(saved, named, ("dataset",), f"{path} was trained on")
-    else:
+    if command != "val":
         saved["dataset"] = None
+    check_named(saved, named, ("model", "dataset"), f"{path} was trained with")
     if "model" in flags and not same_model(resolve(command, {"model": flags["model"]}).model, metadata["model"]):
         raise UsageError(f"{path} holds {metadata['model']}, not {flags['model']}: leave out --model")
-    for name in ("optimizer", "scheduler", "metrics", "sinks"):  # code of the user's that is of no use here
+    for name in set(CODE) - {"model", "dataset"}:  # code of the user's that is of no use here
         saved[name] = Config.default_of(name)
     saved = for_this_machine(saved) | {"num_workers": None}
     return resolve(command, {**flags, "load_path": str(path)}, saved)

@@ -13,10 +13,11 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from config import Config
+from config import CODE, Config
 from runs import sinks
 from runs.record import Log, Record
-from utils import checkpoints, files, pictures, registry
+from utils import checkpoints, files, pictures
+from utils.options import code_flags
 
 
 class Run:
@@ -31,7 +32,7 @@ class Run:
     def __init__(self, folder: Path, record: Record | None = None, log: Log | None = None) -> None:
         self.folder, self.record, self.log_file = folder, record, log
         self.views: list[Any] = []
-        self.code = ""  # flags that name code of the user's, which no command runs unless they are typed again
+        self.code: list[str] = []  # flags that name code of the user's: no command runs it unless they are typed again
 
     @classmethod
     def create(cls, opt: Config) -> "Run":
@@ -68,7 +69,7 @@ class Run:
     @classmethod
     def _open(cls, folder: Path, opt: Config, record: Record) -> "Run":
         run = cls(folder, record, Log(folder / "log.txt"))
-        run.code = code_flags(opt, ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks"))
+        run.code = code_flags(opt.model_dump(), CODE)
         run.views = sinks.create_all(folder, opt, run.log)
         return run
 
@@ -81,7 +82,7 @@ class Run:
 
     @property
     def how_to_resume(self) -> str:
-        return f"python main.py train --resume={shlex.quote(str(self.folder))}{self.code}"
+        return f"python main.py train --resume={shlex.join([str(self.folder), *self.code])}"
 
     def log_event(self, kind: str, **values: Any) -> None:
         """One entry of the record."""
@@ -140,21 +141,6 @@ class Run:
             except Exception as e:
                 self.views.remove(view)
                 self.log(f"warning: the sink {type(view).__name__} is closed: {method} raised {type(e).__name__}: {e}")
-
-
-def code_flags(opt: Config, options: tuple[str, ...]) -> str:
-    """The flags, each after a space, of those options that name code outside of this program."""
-    flags = ""
-    for option in options:
-        value = getattr(opt, option)
-        names = [
-            name
-            for name in (value if isinstance(value, list) else [value])
-            if registry.is_external(name) and not registry.given(name)
-        ]
-        if names:
-            flags += f" --{option}={shlex.quote(','.join(names))}"
-    return flags
 
 
 def _write_config(folder: Path, opt: Config) -> None:

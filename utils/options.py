@@ -4,7 +4,7 @@ import ast
 import os
 import shlex
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -46,6 +46,17 @@ def make_option(default_commands: tuple[str, ...]) -> Callable[..., Any]:
 
 def dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+def code_flags(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The flags of those options that name code outside of this program, given in a file and not in Python."""
+    flags = []
+    for option in names:
+        value = values.get(option) or ()
+        parts = [value] if isinstance(value, str) else value
+        external = [part for part in parts if registry.is_external(part) and not registry.given(part)]
+        flags += [f"--{dashed(option)}={','.join(external)}"] if external else []
+    return flags
 
 
 def by_name(find: Callable[[str], str]) -> BeforeValidator:
