@@ -286,20 +286,6 @@ class Output(Options):
 
 
 GROUPS = (
-    Experiment,
-    Data,
-    Augmentation,
-    Training,
-    Optimization,
-    Classification,
-    Gan,
-    Generate,
-    Machine,
-    Output,
-)
-
-
-GROUPS = (
     *(Experiment, Data, Augmentation, Training),
     *(Optimization, Classification, Gan, Generate),
     *(Machine, Output),
