@@ -21,6 +21,7 @@ NAMES: dict[str, tuple[str, ...] | str] = {
     "debug": ("debug_file",),
     # PyTorch's examples and tutorials, timm, Keras, Lightning
     "learning_rate": LR,
+    "lrate": LR,
     "lr_g": ("lr1",),
     "lr_d": ("lr2",),
     "epochs": ("max_epoch",),

@@ -24,10 +24,12 @@ import fire
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from data import open as open_dataset  # noqa: E402
 from tests.compare import record, same, trained  # noqa: E402
 from utils import checkpoints  # noqa: E402
 from utils.errors import UsageError  # noqa: E402
 
+DEMO = "data/demo/train"
 FLAGS = ["--model=shufflenet_v2_x0_5", "--image-size=64", "--scheduler=cosine", "--vis-port=None", "--num-workers=2"]
 
 
@@ -254,9 +256,11 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def main(data: str = "data/demo/train", times: int = 100, epochs: int = 2, seed: int = 0, only: str = "") -> None:
+def main(data: str = DEMO, times: int = 100, epochs: int = 2, seed: int = 0, only: str = "") -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     with tempfile.TemporaryDirectory(prefix="torture") as folder:
+        if data == DEMO and not Path(DEMO).exists():
+            open_dataset("Demo")  # draws it
         torture = Torture(data, times, epochs, seed, Path(folder))
         faults: dict[str, Callable[[], None]] = {
             "damaged": torture.damaged,
