@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes, determined by (seed, epoch, index of the image) whatever batch the image is in.
+    """Random changes, determined by (seed, epoch, number of the draw) whatever batch the image is in.
 
     They are applied in this order: flip, shift, rotate, cutout, noise.
 
     Attributes:
-        count: number of images in the data set.
+        count: number of draws in an epoch, which is that of the images.
         flip: mirror each image in every other epoch (Jordan 2024, arXiv:2404.00498, section 3.6).
         shift: move by up to so many pixels in both directions; the border is reflected.
         cutout: side in pixels of a square that is covered with `fill` (DeVries, Taylor 2017,
@@ -35,12 +35,12 @@ class Augment:
     rotate: float = 0.0
     noise: float = 0.0
 
-    def __call__(self, images: torch.Tensor, epoch: int, indices: list[int]) -> torch.Tensor:
-        """(B, S, S, C) uint8 -> the same shape and type."""
-        drawn = torch.from_numpy(uniform(self.seed, epoch, self.count)[indices])  # (B, 4)
-        images = self._flip_and_shift(images, epoch, indices, drawn)
+    def __call__(self, images: torch.Tensor, epoch: int, draws: list[int]) -> torch.Tensor:
+        """(B, S, S, C) uint8 -> the same shape and type. `draws`: B numbers in [0, count), see EpochBatchSampler."""
+        drawn = torch.from_numpy(uniform(self.seed, epoch, self.count)[draws])  # (B, 4)
+        images = self._flip_and_shift(images, epoch, draws, drawn)
         if self.rotate:
-            angles = torch.from_numpy(uniform(self.seed, epoch, self.count, stream=1)[indices, 0]) * 2 - 1
+            angles = torch.from_numpy(uniform(self.seed, epoch, self.count, stream=1)[draws, 0]) * 2 - 1
             images = rotated(images, angles * self.rotate, self.fill)
         if self.cutout:
             side = images.shape[1]
@@ -50,18 +50,16 @@ class Augment:
             covered = (covered[:, 0, :, None] & covered[:, 1, None, :])[..., None]
             images = torch.where(covered, images.new_tensor(self.fill), images)
         if self.noise:
-            keys = torch.from_numpy(uniform(self.seed, epoch, self.count, stream=1)[indices, 1:3])
+            keys = torch.from_numpy(uniform(self.seed, epoch, self.count, stream=1)[draws, 1:3])
             noise = gaussian((keys * 2**16).int(), images[0].numel(), images.device).view(images.shape)
             images = noise.mul_(255 * self.noise).add_(images).round_().clamp_(0, 255).to(torch.uint8)
         return images
 
-    def _flip_and_shift(
-        self, images: torch.Tensor, epoch: int, indices: list[int], drawn: torch.Tensor
-    ) -> torch.Tensor:
+    def _flip_and_shift(self, images: torch.Tensor, epoch: int, draws: list[int], drawn: torch.Tensor) -> torch.Tensor:
         count, side = images.shape[:2]
         mirrored = torch.zeros(count, dtype=torch.bool)
         if self.flip:
-            mirrored = torch.from_numpy(self._mirrored_first[indices] ^ bool(epoch % 2))
+            mirrored = torch.from_numpy(self._mirrored_first[draws] ^ bool(epoch % 2))
         if self.shift:
             moves = (drawn[:, :2, None] * (2 * self.shift + 1)).long() - self.shift  # (B, 2, 1)
             rows, cols = _reflect(torch.arange(side) + moves, side).unbind(1)  # (B, S) each
@@ -74,7 +72,7 @@ class Augment:
 
     @cached_property
     def _mirrored_first(self) -> np.ndarray:
-        """(N,) bool: whether an image is mirrored in the first epoch."""
+        """(N,) bool: whether a draw is mirrored in the first epoch."""
         return uniform(self.seed, -1, self.count)[:, 0] < 0.5
 
 

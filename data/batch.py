@@ -46,9 +46,9 @@ def collate(samples: list[Sample | UsageError], augment: Augment | None = None) 
             return sample
         good.append(sample)
     images, labels, keys, bad = zip(*good, strict=True)
-    pixels, indices = torch.from_numpy(np.stack(images)), [index for _, index in keys]
+    pixels, (epochs, indices, draws) = torch.from_numpy(np.stack(images)), zip(*keys, strict=True)
     if augment:
-        pixels = augment(pixels, keys[0][0], indices)
+        pixels = augment(pixels, epochs[0], list(draws))
     batch = Batch(pixels, torch.tensor(labels), torch.tensor(indices), sum(bad, []))
     try:
         if get_worker_info():  # torch would share it later, where an error gets lost

@@ -16,6 +16,7 @@ from data.augment import Augment
 from data.batch import Sample
 from data.image_data import ImageData, Items
 from data.loaders import Batch, EpochBatchSampler, EpochLoader, ImageDataset, cores
+from data.sampler import Key
 from data.transforms import Preprocess, center_square, random_crop
 from utils import files
 from utils.errors import RunError, UsageError
@@ -50,19 +51,20 @@ class CachedLoader(EpochLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.batch_sampler:
-            epoch, indices = keys[0][0], torch.tensor([index for _, index in keys])
+            epochs, images_drawn, draws = zip(*keys, strict=True)
+            epoch, indices = epochs[0], torch.tensor(images_drawn)
             images = self.images[indices.to(self.images.device)]
             if images.shape[1] != self.preprocess.image_size:
                 images = torch.stack([self._crop(image, key) for image, key in zip(images, keys, strict=True)])
             if self.augment:
-                images = self.augment(images, epoch, indices.tolist())
+                images = self.augment(images, epoch, list(draws))
             bad = [self.bad[index] for index in indices.tolist() if index in self.bad] if self.bad else []
             yield Batch(images, self.labels[indices], indices, bad)
 
-    def _crop(self, image: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
+    def _crop(self, image: torch.Tensor, key: Key) -> torch.Tensor:
         """A random crop of (T, T, C) uint8 as (S, S, C)."""
         seed = self.augment.seed if self.augment else 0
-        rng, (height, width) = random.Random(f"{seed}/{key[0]}/{key[1]}"), image.shape[:2]
+        rng, (height, width) = random.Random(f"{seed}/{key[0]}/{key[2]}"), image.shape[:2]
         left, top, right, bottom = random_crop((width, height), self.preprocess.min_crop, rng)
         return self.preprocess.resize(image[None, top:bottom, left:right])[0]
 
@@ -105,7 +107,7 @@ def decoded(
     """The middle squares in parts of (n, S, S, C) uint8, read by threads; shows progress, fills `bad`."""
     images = ImageDataset(items, preprocess, seed=0, crop=False, replace_bad=replace_bad, dataset=dataset)
     done = 0
-    for results in in_threads(lambda index: images[0, index], range(len(items)), "reading", cores()):
+    for results in in_threads(lambda index: images[0, index, index], range(len(items)), "reading", cores()):
         samples: list[Sample] = []
         for sample in results:
             if isinstance(sample, UsageError):

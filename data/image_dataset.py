@@ -44,8 +44,8 @@ class ImageDataset(Dataset):
 
         An error is returned, not raised: a worker would wrap it in a traceback.
         """
-        index = key[1]
-        words, label = f"{self.seed}/{key[0]}/{index}", self.items[index][1]
+        epoch, index, draw = key
+        words, label = f"{self.seed}/{epoch}/{draw}", self.items[index][1]
         bad: list[str] = []
         others = random.Random(words)
         while True:
@@ -53,7 +53,7 @@ class ImageDataset(Dataset):
             try:
                 source = path if self.dataset is None else self.dataset.load(path)
                 image = self.preprocess.train(source, words) if self.crop else self.preprocess.eval(source)
-                return image, label, (key[0], index), bad
+                return image, label, (epoch, index, draw), bad
             except UsageError as e:
                 if not self.replace_bad:
                     return e

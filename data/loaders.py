@@ -1,7 +1,7 @@
 """Loaders give the batches of an epoch; `Loader` reads the images with worker processes.
 
 Order and augmentation are determined by keys, not by streams of random numbers: the order of an epoch by
-(seed, epoch), the augmentation of an image by (seed, epoch, index). The number of workers, or an
+(seed, epoch), the augmentation of an image by (seed, epoch, draw). The number of workers, or an
 interruption, changes nothing of what is computed.
 """
 
@@ -135,7 +135,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
     def _files_of(self, number: int) -> str:
         """The first files of a batch, as text."""
         keys = next(itertools.islice(self.batch_sampler, number, None), [])
-        paths = [printable(self.items[index][0]) for _, index in keys]
+        paths = [printable(self.items[index][0]) for _, index, _ in keys]
         return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
     def close(self) -> None:

@@ -5,13 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]  # (epoch, index of the image)
+Key = tuple[int, int, int]  # (epoch, index of the image, number of the draw)
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
-    """The batches of one epoch, as lists of (epoch, index); shuffled by (seed, epoch) if there is a `seed`.
+    """The batches of one epoch, as lists of keys; shuffled by (seed, epoch) if there is a `seed`.
 
-    A last batch of a single image joins the one before: BatchNorm cannot normalize one value.
+    A key says which image comes, and which random numbers its augmentation uses: those of its index, or where
+    an image may be drawn several times in an epoch, those of the draw.
+
+    A last batch of a single image joins the one before, unless all are so small: BatchNorm cannot normalize
+    one value.
 
     Args:
         count: number of images.
@@ -32,7 +36,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
     def cuts(self) -> list[int]:
         """Where the batches begin, and the end."""
         cuts = [*range(self.start, self.count, self.batch_size), self.count]
-        if len(cuts) > 2 and self.count - cuts[-2] == 1:
+        if len(cuts) > 2 and self.batch_size > 1 and self.count - cuts[-2] == 1:
             del cuts[-2]
         return cuts
 
@@ -40,7 +44,9 @@ class EpochBatchSampler(Sampler[list[Key]]):
         return len(self.cuts) - 1
 
     def __iter__(self) -> Iterator[list[Key]]:
-        cuts, keys = self.cuts, [(self.epoch, index) for index in self._order()]
+        cuts, order = self.cuts, self._order()
+        draws = order if self.sample_weights is None else range(self.count)
+        keys = [(self.epoch, index, draw) for index, draw in zip(order, draws, strict=True)]
         return (keys[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
 
     def _order(self) -> list[int]:

@@ -60,7 +60,7 @@ class Preprocess:
         """A random crop of random shape (book, chapter 6), (S, S, C) uint8; as `eval` if min_crop is 1.
 
         Args:
-            key: determines the crop; (seed, epoch, index) as text.
+            key: determines the crop; (seed, epoch, draw) as text.
         """
         if self.min_crop == 1:
             return self.eval(source)

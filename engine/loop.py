@@ -1,11 +1,12 @@
 """The training loop: epochs, steps, the record, saving, stopping. What a step does is up to the task.
 
 All that resuming a training needs is in TrainerState and in the task's own state, and every random number is keyed: the
-order of the images and their augmentation by (seed, epoch, index), what a step draws by (seed, step). So a training
+order of the images and their augmentation by (seed, epoch, draw), what a step draws by (seed, step). So a training
 that was stopped anywhere ends with the same weights, bit for bit.
 """
 
 import bdb
+import math
 import sys
 import time
 import zlib
@@ -56,7 +57,7 @@ class Trainer:
         self.state = state or TrainerState()
         self.stops = StopControl(run.folder, run.log, self.save_as_asked)
         self.pending_steps: list[tuple[int, float, dict]] = []  # steps that are not yet in the record
-        self.in_step = False
+        self.savable = True  # not in the middle of a step, and not once the numbers are not finite
         self.saved = (self.state.epoch, self.state.step) if self.state.step else None
 
     def fit(self) -> TrainerState:
@@ -104,7 +105,7 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """One training step, counted; its metrics wait in `pending_steps`."""
         task, opt, state, progress = self.task, self.opt, self.state, self.state.progress
-        self.in_step = True
+        self.savable = False
         if state.step == 0 and self.run.keeps_pictures:
             self.run.picture("augmented", pictures.grid(task.preview(batch)[:PREVIEWED].numpy()))
         torch.manual_seed(zlib.crc32(f"{opt.seed}/{state.step}".encode()))
@@ -117,7 +118,7 @@ class Trainer:
             self.skip(batch, lr, str(e))
         self.pending_steps.append((state.step + 1, lr, metrics))
         state.count_step(lr, len(batch), batch.bad, metrics)
-        self.in_step = False
+        self.savable = True
         if state.step % opt.print_freq == 0 and self.stops.debugger_wanted(opt.debug_file):
             # at hand in the debugger, as in the book (6.2)
             model, optimizer, loss = task.net, getattr(task, "optimizer", None), metrics.get("loss")  # noqa: F841
@@ -128,13 +129,19 @@ class Trainer:
         """Reports a step that has no finite numbers, and ends the training unless such steps are to be skipped."""
         step, skipped = self.state.step + 1, self.state.progress.skipped
         names = ", ".join(printable(self.train.items[i][0]) for i in batch.indices.tolist())
-        line = f"step {step} (epoch {self.state.epoch + 1}, lr {lr:.3g}): {what} is not finite; its batch: {names}"
+        line = f"step {step} (epoch {self.state.epoch + 1}, lr {lr:.3g}): {what}; its batch: {names}"
         if self.opt.on_nan == "stop":
-            raise RunError(f"{line}. A lower --lr helps most often; --on-nan=skip leaves such steps out")
+            raise RunError(f"{line}. {self._remedy()}; --on-nan=skip leaves such steps out")
         self.run.log(f"skipped {line}")
         skipped.append(step)
         if skipped[-MAX_SKIPPED:] == list(range(step - MAX_SKIPPED + 1, step + 1)):
-            raise RunError(f"{MAX_SKIPPED} steps in a row are not finite: lower --lr")
+            raise RunError(f"{MAX_SKIPPED} steps in a row are not finite. {self._remedy()}")
+
+    def _remedy(self) -> str:
+        """What to do where the numbers are not finite: resuming may lead there again."""
+        best = self.run.folder / "best.pth"
+        start = f", as from the best epoch: --load-path={best}" if best.is_file() else ""
+        return f"A lower --lr helps most often{start}"
 
     def record_steps(self) -> None:
         """Writes the metrics of the steps since the last call into the record."""
@@ -148,8 +155,12 @@ class Trainer:
         """Validates; one epoch into the record, the pictures and a line on the terminal; saves."""
         state, done, start = self.state, self.state.progress, time.monotonic()
         if not done.sums:
-            raise RunError(f"no step of epoch {state.epoch + 1} had finite numbers: lower --lr")
-        metrics, bad = validate(self.task, self.val, self.stops.interruptible)
+            raise RunError(f"no step of epoch {state.epoch + 1} had finite numbers. {self._remedy()}")
+        try:
+            metrics, bad = validate(self.task, self.val, self.stops.interruptible)
+        except NonFiniteError as e:
+            self.savable = False
+            raise RunError(f"validation after epoch {state.epoch + 1} (lr {done.lr:.3g}): {e}. {self._remedy()}") from e
         means, progress = done.means(), (state.epoch + 1) / self.opt.max_epoch
         warning = None if state.warned else self.messages.diagnose(means, metrics, progress)
         self.task.end_epoch(metrics)
@@ -189,10 +200,17 @@ class Trainer:
                 run.log(f"{count} {what}: {'; '.join(items)}")
 
     def save(self) -> None:
-        """Saves all that resuming needs; the record comes first, so that it never lacks a step that is saved."""
+        """Saves all that resuming needs; the record comes first, so that it never lacks a step that is saved.
+
+        Raises:
+            RunError: the weights are not finite, or the disk is full; the checkpoint before stays the last one.
+        """
         state = self.state
         self.record_steps()
         task_state = self.task.state_dict()
+        if name := not_finite(task_state):
+            self.savable = False
+            raise RunError(f"after step {state.step} the weights of {name} are not finite. {self._remedy()}")
         checkpoint = {
             "metadata": self.metadata,
             "net": task_state.pop("net"),
@@ -212,17 +230,26 @@ class Trainer:
         where = f"step {state.step} (epoch {state.epoch + 1} of {self.opt.max_epoch})"
         with suppress(RunError):  # the disk may be full: then the last checkpoint counts
             run.log_text(f"{type(e).__name__}: {e}")
-            if not self.in_step and self.saved != (state.epoch, state.step):
+            if self.savable and self.saved != (state.epoch, state.step):
                 self.save()
         what = f"stopped by {e} at {where}" if isinstance(e, Stopped) else f"ended at {where}"
         saved = checkpoints.saved_in(run.folder)
         with suppress(RunError):
             if not saved:
                 run.log(f"{what}; nothing was saved before. To start again: {run.how_to_resume}")
-            elif self.saved == (state.epoch, state.step) and not self.in_step:
+            elif self.saved == (state.epoch, state.step) and self.savable:
                 run.log(f"{what}, saved as {saved[0]}. To resume: {run.how_to_resume}")
             else:
                 run.log(f"{what}; the last good checkpoint is {saved[0]}. To resume from it: {run.how_to_resume}")
+
+
+def not_finite(state: dict[str, Any]) -> str | None:
+    """The first weight that holds NaN or infinity, in those of a task's state that are state dicts of nets."""
+    for net in (value for value in state.values() if isinstance(value, dict)):
+        floats = {k: v for k, v in net.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        if name := next((k for k, v in floats.items() if not v.isfinite().all()), None):
+            return name
+    return None
 
 
 def validate(
@@ -238,6 +265,7 @@ def validate(
 
     Raises:
         UsageError: a metric that `--monitor` may name is no number.
+        NonFiniteError: the net's output, or the loss, is NaN or infinite.
     """
     bad: list[str] = []
     batches = with_progress(interruptible(loader.set_epoch(0)), "validating", len(loader.items))
@@ -247,4 +275,7 @@ def validate(
     for name in task.metric_modes():
         if not isinstance(metrics.get(name), Real):
             raise UsageError(f"the metric {name} is of type {type(metrics.get(name)).__name__}: expected a number")
+    for name in {"loss", task.monitor} & metrics.keys():
+        if not math.isfinite(metrics[name]):
+            raise NonFiniteError(f"the {name} ({metrics[name]})")
     return metrics, bad

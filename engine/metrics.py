@@ -14,6 +14,8 @@ from torchmetrics.functional import classification as tm
 from utils import registry
 from utils.errors import UsageError
 
+EPSILON = torch.finfo(torch.float32).eps
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -72,17 +74,21 @@ def f1(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 @metric("ROC AUC", "max")
 def roc_auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Area under the ROC curve; for K > 2 the mean of one class against the rest."""
-    k, probs = logits.shape[1], logits.softmax(dim=1)
+    """Area under the ROC curve; for K > 2 the mean of one class against the rest.
+
+    Images are ranked by log-odds: among probabilities near 1 rounding loses the order.
+    """
+    k, scores = logits.shape[1], _spread(_log_odds(logits.double()))
     if k == 2:
-        return tm.binary_auroc(probs[:, 1], labels).item()
-    return tm.multiclass_auroc(probs, labels, num_classes=k).item()
+        return tm.binary_auroc(scores[:, 1], labels).item()
+    return tm.multiclass_auroc(scores, labels, num_classes=k).item()
 
 
 @metric("calibration error", "min")
 def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
-    k, probs = logits.shape[1], logits.softmax(dim=1)
+    k, probs = logits.shape[1], logits.double().softmax(dim=1)
+    probs = probs.clamp(max=1 - EPSILON)  # a confidence of exactly 1 would get a bin of its own
     return tm.multiclass_calibration_error(probs, labels, num_classes=k, n_bins=15).item()
 
 
@@ -138,6 +144,22 @@ def _confusion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _f1(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return tm.multiclass_f1_score(logits, labels, num_classes=logits.shape[1], average=None)
+
+
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """(N, K): log p - log(1 - p) of each class's probability, without cancellation."""
+    top = logits.argmax(dim=1, keepdim=True)
+    shifted = logits - logits.gather(1, top)
+    powers = shifted.exp()
+    others = (powers.sum(dim=1, keepdim=True) - powers).log()  # of the others; the largest power is 1, so precise
+    of_top = shifted.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return shifted - others.scatter(1, top, of_top)
+
+
+def _spread(scores: torch.Tensor) -> torch.Tensor:
+    """(N, K): each column moved and scaled to [0, 1]; what lies outside torchmetrics would squash."""
+    low, high = scores.amin(dim=0), scores.amax(dim=0)
+    return (scores - low) / (high - low).clamp(min=torch.finfo(scores.dtype).tiny)
 
 
 def better_than_chance(confusion: torch.Tensor) -> float:

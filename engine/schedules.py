@@ -81,11 +81,12 @@ class Schedule:
         self.optimizer, self.name, self.lr, self.lr_decay = optimizer, name, lr, lr_decay
         self.shape, self.warmup = get(name), warmup
         self.ratios = [float(group["lr"]) / lr for group in optimizer.param_groups]
-        self.previous_loss, self.factor = float("inf"), 1.0
+        self.previous_loss, self.factor, self.progress = float("inf"), 1.0, 0.0
         self.last_set: list[float] | None = None
 
     def set(self, progress: float) -> None:
         """Sets the learning rates of the next step; `progress` in [0, 1] of the training lies behind."""
+        self.progress = progress
         scale = self.lr * self.factor * self._shape(progress)
         groups = self.optimizer.param_groups
         for i, group in enumerate(groups):
@@ -95,7 +96,8 @@ class Schedule:
         self.last_set = [float(group["lr"]) for group in groups]
 
     def end_epoch(self, val_loss: float) -> None:
-        if self.name == "plateau" and val_loss > self.previous_loss:
+        rising = self.warming_up(self.progress)  # then a loss that rises says nothing of a rate that is too high
+        if self.name == "plateau" and val_loss > self.previous_loss and not rising:
             self.factor *= self.lr_decay
         self.previous_loss = val_loss
 

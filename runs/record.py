@@ -1,6 +1,7 @@
 """The files to which a training adds lines: its record, metrics.jsonl, and log.txt."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,19 @@ from utils.errors import UsageError
 
 if sys.platform != "win32":
     import fcntl
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """The value as JSON, which has no NaN and no infinity: null stands for them."""
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class LineFile:
@@ -51,7 +65,7 @@ class Record(LineFile):
     """metrics.jsonl: one JSON object a line. It is the truth, of which every sink is a view."""
 
     def log_event(self, event: Mapping[str, Any]) -> None:
-        self.add(json.dumps(event))
+        self.add(to_json(event))
 
     def cut_back(self, limits: Mapping[str, int]) -> list[dict[str, Any]]:
         """Drops the entries of a kind in `limits` whose number is above its limit, and torn lines; returns the rest."""
@@ -63,7 +77,7 @@ class Record(LineFile):
                 if kind not in limits or event[kind] <= limits[kind]:
                     kept.append(event)
         with files.atomic_write(self.path) as file:
-            file.writelines(json.dumps(event) + "\n" for event in kept)
+            file.writelines(to_json(event) + "\n" for event in kept)
         self.file.close()
         self.file = self.path.open("ab", buffering=0)
         return kept

@@ -1,7 +1,6 @@
 """The CSV of predictions, and the JSON of metrics."""
 
 import csv
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 import torch
 
 from data.loaders import Batch
+from runs.record import to_json
 from utils import files
-from utils.errors import UsageError
 
 
 def write_csv(
@@ -31,8 +30,6 @@ def write_csv(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes])
         for _, logits in predictions:
-            if not logits.isfinite().all():
-                raise UsageError("the net's output is not finite: the training diverged; use an earlier checkpoint")
             for probs in logits.double().softmax(dim=1).tolist():
                 name, top = next(remaining), probs.index(max(probs))
                 writer.writerow([name, *_cells(probs, classes)])
@@ -44,7 +41,7 @@ def write_json(checkpoint: Path, metrics: dict) -> None:
     """Writes what was measured of RUN_FOLDER/best.pth as val_best.json beside it; nothing for a file elsewhere."""
     if (checkpoint.parent / "config.yaml").is_file() and os.access(checkpoint.parent, os.W_OK):
         with files.atomic_write(checkpoint.with_name(f"val_{checkpoint.stem}.json")) as file:
-            json.dump(metrics, file, indent=1)
+            file.write(to_json(metrics, indent=1))
 
 
 def meaning(classes: list[str]) -> str:

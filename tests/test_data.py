@@ -205,14 +205,13 @@ def test_epochs_and_seeds_differ(dogcat):
 
 @pytest.mark.parametrize(
     ("count", "size", "lengths"),
-    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 1, [1] * 4 + [1]), (3, 8, [3])],
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 1, [1] * 5), (3, 8, [3])],
 )
 def test_a_last_single_image_joins_the_batch_before(count, size, lengths):
     made = EpochBatchSampler(count, size, seed=0)
     keys = [key for batch in made for key in batch]
-    assert sorted(keys) == [(0, i) for i in range(count)]
-    if size > 1:
-        assert [len(batch) for batch in made] == lengths
+    assert sorted(keys) == [(0, i, i) for i in range(count)]
+    assert [len(batch) for batch in made] == lengths
     assert len(list(made)) == len(made)
 
 

@@ -125,13 +125,13 @@ def test_rare_classes_are_drawn_as_often_as_the_others():
     weights = class_weights(items)
     assert (weights * torch.tensor([900, 90, 10])).tolist() == pytest.approx([1000 / 3] * 3)
     batches = EpochBatchSampler(1000, 50, 0, weights[[label for _, label in items]].tolist())
-    drawn = [index for keys in batches for _, index in keys]
+    drawn = [index for keys in batches for _, index, _ in keys]
     counts = torch.bincount(torch.tensor([items[i][1] for i in drawn]))
     assert len(drawn) == 1000 and (counts - 1000 / 3).abs().max() < 60
     batches.epoch = 1
-    assert [index for keys in batches for _, index in keys] != drawn
+    assert [index for keys in batches for _, index, _ in keys] != drawn
     batches.epoch, batches.start = 0, 950
-    assert [index for keys in batches for _, index in keys] == drawn[950:]
+    assert [index for keys in batches for _, index, _ in keys] == drawn[950:]
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant", "plateau"])

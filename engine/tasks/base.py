@@ -16,13 +16,20 @@ from data.transforms import Preprocess
 from engine.device import Device
 from engine.messages import Messages
 from utils import registry
-from utils.errors import UsageError
+from utils.errors import RunError, UsageError
 
 Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # each with what it was before
 
 
-class NonFiniteError(Exception):
-    """A step's loss or gradients hold NaN or infinity; the optimizer has not stepped."""
+class NonFiniteError(RunError):
+    """What a net gives holds NaN or infinity: in a step, before the optimizer has stepped, or in an evaluation.
+
+    Args:
+        what: "the loss".
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not finite")
 
 
 class Task:
@@ -76,7 +83,11 @@ class Task:
         raise NotImplementedError
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """The metrics of the validation part, as plain numbers and lists."""
+        """The metrics of the validation part, as plain numbers and lists.
+
+        Raises:
+            NonFiniteError: the net's output is NaN or infinite.
+        """
         raise NotImplementedError
 
     def metric_modes(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from engine.messages.classify import ClassifyMessages
 from engine.optimizers import freeze, load_optimizer_state, make_optimizer, needs_closure
 from engine.recipe import class_weights, make_ema, make_mixup, resized_side
 from engine.schedules import Schedule
-from engine.tasks.base import Task, buffers_of, check_finite
+from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
 from utils import pictures
 
 
@@ -77,18 +77,27 @@ class Classify(Task):
     def _backward(
         self, images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sets the gradients of the batch; returns its loss, and how many images are predicted as their labels say."""
+        """Sets the gradients of the batch; returns its loss, and how many images are predicted as their labels say.
+
+        Micro-batches share the whole batch's denominator, so that they add up to its step.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss, correct = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
         micro_batches = max(min(self.opt.accumulate, len(images) // 2), 1)  # BatchNorm cannot learn from one image
         for indices in torch.arange(len(images)).tensor_split(micro_batches):
             part = slice(indices[0], indices[-1] + 1)
             logits = self._logits(self.net, images[part])
-            part_loss = self.loss(logits, targets[part]) * (len(indices) / len(images))
+            share = self._denominator(targets[part]) / self._denominator(targets)
+            part_loss = self.loss(logits, targets[part]) * share
             part_loss.backward()
             loss = loss + part_loss.detach()
             correct = correct + (logits.detach().argmax(dim=1) == labels[part]).sum()
         return loss, correct
+
+    def _denominator(self, targets: torch.Tensor) -> float | torch.Tensor:
+        """What the mean of the loss divides by: of class indices (N,) the sum of their weights, else N."""
+        weights = self.loss.weight
+        return len(targets) if weights is None or targets.ndim > 1 else weights[targets].sum()
 
     def preview(self, batch: Batch) -> torch.Tensor:
         images = self._training_images(batch.to(self.device.device))[0]
@@ -102,7 +111,10 @@ class Classify(Task):
                 logits = self._logits(net, images)
                 if self.opt.flip_test:
                     logits = (logits + self._logits(net, images.flip(3))) / 2
-                yield batch, logits.cpu()
+                logits = logits.cpu()
+                if not logits.isfinite().all():
+                    raise NonFiniteError("the net's output")
+                yield batch, logits
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         labels, logits, self.shown = [], [], None

@@ -16,7 +16,7 @@ from engine.gan_evaluator import GanEvaluator
 from engine.messages.gan import GanMessages
 from engine.optimizers import freeze, load_optimizer_state
 from engine.recipe import make_ema
-from engine.tasks.base import Task, buffers_of, check_finite
+from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
 from utils import pictures
 from utils.errors import UsageError
 from utils.progress import with_progress
@@ -123,9 +123,16 @@ class Gan(Task):
 
     @torch.inference_mode()
     def sample(self, latents: torch.Tensor) -> torch.Tensor:
-        """(n, nz, 1, 1) -> images (n, C, S, S) in [-1, 1], on the device."""
+        """(n, nz, 1, 1) -> images (n, C, S, S) in [-1, 1], on the device.
+
+        Raises:
+            NonFiniteError: the generator gives NaN.
+        """
         with self.device.autocast():
-            return self.eval_generator.eval()(latents.to(self.device.device))
+            images = self.eval_generator.eval()(latents.to(self.device.device))
+        if not images.isfinite().all():
+            raise NonFiniteError("the generator's output")
+        return images
 
     @torch.inference_mode()
     def discriminator_scores(self, images: torch.Tensor) -> torch.Tensor:
