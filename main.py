@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,14 @@ def train(**flags: Any) -> Any:
     from engine.state import TrainerState
     from runs.run import Run
 
-    point = resume.load_latest(folder, dataset.classes) if folder else resume.ResumePoint()
+    point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
     if folder and point.epoch >= opt.max_epoch:
+        with closing(point.open_run(folder, opt)) as run:
+            run.keep_only(0)
         print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
-        return Run(folder)
+        return run
     task, loaders, metadata = build_training(opt, dataset, start_from, point.checkpoint)
-    run = Run.resume(folder, opt, point.epoch, point.step, point.best) if folder else Run.create(opt)
+    run = point.open_run(folder, opt) if folder else Run.create(opt)
     try:
         with loaders:
             for line in [*point.messages(folder, metadata), *dataset.notes]:
@@ -63,6 +66,8 @@ def train(**flags: Any) -> Any:
             run.log_event("resume" if folder else "start", **metadata)
             state = TrainerState.from_state_dict(point.trainer)
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
+            if point.reschedules(opt):
+                trainer.report_lr()
             state = trainer.fit()
         best = f"none, as {state.monitor} was NaN in every epoch"
         if state.best_value is not None:
@@ -91,8 +96,8 @@ def val(**flags: Any) -> dict[str, Any]:
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
     """
     opt, checkpoint = saved.load_saved("val", flags)
-    from engine.loop import validate
     from engine.setup import load_task, val_loader
+    from engine.validation import validate
     from runs import results
 
     dataset, metadata = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]
