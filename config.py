@@ -76,6 +76,9 @@ class Data(Options):
     test_data_root: PathText = option("data/test1", ("test",))
     """images to label: a folder or one file"""
 
+    split: Literal["val", "train", "test", "all"] = option("val", ("val",))
+    """the images that val evaluates on: those kept for validation, those for training, the set's own test part, all"""
+
     val_fraction: float | None = option(None, gt=0, lt=1)
     """part of each class that is kept for validation; None: the data set's own part, else 0.3"""
 
@@ -283,6 +286,9 @@ class Output(Options):
 
     result_file: PathText = option("result.csv", ("test",))
     """the CSV that test writes"""
+
+    logits: bool = option(False, ("test",))
+    """add a column to the CSV for the logit of each class, as for averaging several nets"""
 
 
 GROUPS = (

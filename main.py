@@ -19,6 +19,8 @@ from utils import checkpoints, files
 from utils.errors import RunError, Stopped, UsageError
 from utils.options import code_flags
 
+SPLITS = {"val": "validation", "train": "training", "test": "test", "all": "labelled"}  # in words
+
 
 @SetParseFn(str)
 def train(**flags: Any) -> Any:
@@ -83,10 +85,10 @@ def train(**flags: Any) -> Any:
 
 @SetParseFn(str)
 def val(**flags: Any) -> dict[str, Any]:
-    """Evaluate a checkpoint on the validation part that its training kept aside.
+    """Evaluate a checkpoint on the validation part that its training kept aside, or on other labelled images.
 
-    The split, the preprocessing and the model come from the checkpoint. The metrics go into the run folder too, as
-    val_best.json or val_last.json.
+    The split, the preprocessing and the model come from the checkpoint. The metrics go into the run folder too, with
+    the data and the options: as val_best.json (val_last.json), on other images val_best_<split>_<fingerprint>.json.
 
     Returns:
         The metrics.
@@ -94,6 +96,7 @@ def val(**flags: Any) -> dict[str, Any]:
     Examples:
         python main.py val --load-path=last
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
+        python main.py val --load-path=last --train-data-root=DIR --split=all
     """
     opt, checkpoint = saved.load_saved("val", flags)
     from engine.setup import load_task, val_loader
@@ -103,18 +106,22 @@ def val(**flags: Any) -> dict[str, Any]:
     dataset, metadata = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]
     if dataset.classes != metadata["classes"]:
         raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {metadata['classes']}")
-    items = dataset.split(opt.val_fraction, opt.seed)[1]
+    items = dataset.part(opt.split, opt.val_fraction, opt.seed)
     fingerprint = dataset.fingerprint(items)
-    if fingerprint != metadata["images"].get("val_files", fingerprint):
+    own = opt.split == "val" and fingerprint == metadata["images"].get("val_files", fingerprint)
+    if opt.split == "val" and not own:
         warning = "its files are not those of the training, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
     task = load_task(opt, checkpoint)
     epoch = f" of epoch {checkpoint['trainer']['epoch']}" if "trainer" in checkpoint else ""
     with val_loader(opt, dataset, items, task) as loader:
-        print(f"{opt.model}{epoch} on {len(items)} validation images of {dataset.root}")
+        print(f"{opt.model}{epoch} on {len(items)} {SPLITS[opt.split]} images of {dataset.root}")
         metrics, bad = validate(task, loader)
     print(task.messages(task).table(metrics))
-    results.write_json(Path(opt.load_path), {"images": len(items), "classes": task.classes, **metrics})
+    source = {"dataset": opt.dataset, "root": str(dataset.root), "split": opt.split, "fingerprint": fingerprint}
+    values = {"images": len(items), "classes": task.classes, **metrics, "options": opt.read_by("val")}
+    if path := results.write_metrics(Path(opt.load_path), source, own, values):
+        print(f"\nwritten to {path}")
     for line in bad:
         print(f"replaced by another image of its class: {line}")
     return metrics
@@ -147,7 +154,7 @@ def test(**flags: Any) -> list[tuple]:
     task = load_task(opt, checkpoint)
     with test_loader(opt, [path for _, path in found], task) as loader, oom_as_failure(opt, task.preprocess.image_size):
         predictions = task.predict(with_progress(loader, "labelling", len(found)))
-        rows = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
+        rows = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes, opt.logits)
     print(f"{opt.result_file}: {len(rows)} rows, {results.meaning(task.classes)}")
     return rows
 

@@ -28,6 +28,7 @@ class ImageData:
         classes: class names; a label is an index into this list.
         items: (path, label) of every image, sorted by path.
         val_items: the validation part that the set itself defines, not part of `items`; [] if it has none.
+        test_items: the test part that the set itself defines, for `val --split=test`; [] if it has none.
         notes: lines about what was read, which training prints first.
         home: the folder that is read if none is given.
         layout: what the folder should hold, in words.
@@ -41,6 +42,7 @@ class ImageData:
     classes: list[str]
     items: Items
     val_items: Items = []
+    test_items: Items = []
     notes: list[str] = []
     home: str = "data/train"
     layout: str = ""
@@ -161,9 +163,23 @@ class ImageData:
             train += mine[cut:]
         return sorted(train), sorted(val)
 
+    def part(self, split: str, val_fraction: float | None, seed: int) -> Items:
+        """The items of a split: "train" or "val" as in `split`, "test", or "all" that have labels.
+
+        Raises:
+            UsageError: the set defines no test part.
+        """
+        if split == "all":
+            return sorted({*self.items, *self.val_items, *self.test_items})
+        if split == "test":
+            if not self.test_items:
+                raise UsageError(f"{self.name} in {self.root} has no test part: use --split=val, train or all")
+            return self.test_items
+        return self.split(val_fraction, seed)[split == "val"]
+
     def left_out(self) -> list[Path]:
         """The files under the root that do not belong to the set, sorted; without those in hidden folders."""
-        taken = {path for path, _ in self.items + self.val_items}
+        taken = {path for path, _ in self.items + self.val_items + self.test_items}
         return sorted(path for path in files_below(self.root) if path not in taken)
 
     def fingerprint(self, items: Items) -> str:
