@@ -14,9 +14,11 @@ import data
 from cli import help as help_pages
 from cli import parsing
 from cli.resolve import resolve
+from data.listing import endings, find_unlabelled
 from engine import resume, saved
 from utils import checkpoints, files
 from utils.errors import RunError, Stopped, UsageError
+from utils.files import counted, printable
 from utils.options import code_flags
 
 SPLITS = {"val": "validation", "train": "training", "test": "test", "all": "labelled"}  # in words
@@ -60,7 +62,7 @@ def train(**flags: Any) -> Any:
     run = point.open_run(folder, opt) if folder else Run.create(opt)
     try:
         with loaders:
-            for line in [*point.messages(folder, metadata), *dataset.notes]:
+            for line in [*point.messages(folder, metadata), dataset.summary(opt.image_size), *dataset.notes]:
                 run.log(line)
             run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
             if hint := busy_hint(opt):
@@ -142,9 +144,7 @@ def test(**flags: Any) -> list[tuple]:
         python main.py test --load-path=net.pth --model=ResNet34 --test-data-root=data/test1
     """
     opt, checkpoint = saved.load_saved("test", flags)
-    from data import unlabelled
-
-    found = unlabelled.find(opt.test_data_root)
+    found, others = find_unlabelled(opt.test_data_root)
 
     from engine.device import oom_as_failure
     from engine.setup import load_task, test_loader
@@ -155,7 +155,9 @@ def test(**flags: Any) -> list[tuple]:
     with test_loader(opt, [path for _, path in found], task) as loader, oom_as_failure(opt, task.preprocess.image_size):
         predictions = task.predict(with_progress(loader, "labelling", len(found)))
         rows = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes, opt.logits)
-    print(f"{opt.result_file}: {len(rows)} rows, {results.meaning(task.classes)}")
+    if others:
+        print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
+    print(f"{opt.result_file}: {counted(len(rows), 'row')}, {results.meaning(task.classes)}")
     return rows
 
 

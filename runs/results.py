@@ -1,6 +1,7 @@
 """The CSV of predictions, and the JSON of metrics."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,15 +34,21 @@ def write_csv(
     """
     remaining, rows = iter(ids), []
     with files.atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
         head = ["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes]
-        writer.writerow([*head, *(f"logit {name}" for name in classes if with_logits)])
+        file.write(_line([*head, *(f"logit {name}" for name in classes if with_logits)]))
         for _, logits in predictions:
             for probs, values in zip(logits.double().softmax(dim=1).tolist(), logits.tolist(), strict=True):
                 name, top = next(remaining), probs.index(max(probs))
-                writer.writerow([name, *_cells(probs, classes), *(values if with_logits else [])])
+                file.write(_line([name, *_cells(probs, classes), *(values if with_logits else [])]))
                 rows.append((name, probs[1]) if len(classes) == 2 else (name, classes[top], probs[top]))
     return rows
+
+
+def _line(cells: list) -> str:
+    """One line of CSV. The module csv quotes a line break in a cell only where it ends lines with the same one."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_metrics(checkpoint: Path, data: dict[str, str], own: bool, values: dict[str, Any]) -> Path | None:

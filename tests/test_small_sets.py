@@ -174,7 +174,7 @@ def test_a_folder_of_small_squares_is_seen_as_it_is(tmp_path):
 
 def test_a_shift_is_a_crop_of_the_reflected_image():
     images = torch.randint(0, 256, (50, 8, 8, 3), dtype=torch.uint8)
-    got = Augment(seed=1, count=50, shift=3)(images, epoch=2, indices=list(range(50)))
+    got = Augment(seed=1, count=50, shift=3)(images, epoch=2, draws=list(range(50)))
     moves = set()
     for image, moved in zip(images.numpy(), got.numpy(), strict=True):
         padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")

@@ -19,6 +19,11 @@ def printable(path: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
+def counted(count: int, thing: str) -> str:
+    """The number and the noun: `1 file`, `2 files`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Opens a temporary file beside `path` that takes its place, synced to disk, once the block ends well.
