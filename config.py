@@ -91,8 +91,8 @@ class Data(Options):
     cache: Literal["auto", "disk", "off"] = option("auto", (*LEARN, "val"))
     """auto: hold small sets in memory; disk: keep all images decoded in data/cache"""
 
-    on_bad_image: Literal["fail", "skip"] = option("fail", (*LEARN, "val"))
-    """an image that cannot be read; skip: another one of its class takes its place"""
+    on_bad_image: Literal["fail", "skip", "fill"] = option("fail", LEARN + JUDGE)
+    """an image that cannot be read; skip: another of its class is taken (test: no row); fill (test): equal odds"""
 
     data_timeout: float = option(300, LEARN + JUDGE, gt=0)
     """seconds that the worker processes may take for a batch"""

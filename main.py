@@ -146,6 +146,7 @@ def test(**flags: Any) -> list[tuple]:
     opt, checkpoint = saved.load_saved("test", flags)
     found, others = find_unlabelled(opt.test_data_root)
 
+    from data.batch import collect_bad_images
     from engine.device import oom_as_failure
     from engine.setup import load_task, test_loader
     from runs import results
@@ -153,8 +154,12 @@ def test(**flags: Any) -> list[tuple]:
 
     task = load_task(opt, checkpoint)
     with test_loader(opt, [path for _, path in found], task) as loader, oom_as_failure(opt, task.preprocess.image_size):
-        predictions = task.predict(with_progress(loader, "labelling", len(found)))
-        rows = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes, opt.logits)
+        bad: list[str] = []
+        predictions = task.predict(collect_bad_images(with_progress(loader, "labelling", len(found)), bad))
+        ids, fill = [name for name, _ in found], opt.on_bad_image == "fill"
+        rows = results.write_csv(opt.result_file, ids, predictions, task.classes, opt.logits, fill)
+    for line in bad:
+        print(f"{'row of equal odds' if fill else 'no row'}: {line}")
     if others:
         print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
     print(f"{opt.result_file}: {counted(len(rows), 'row')}, {results.meaning(task.classes)}")

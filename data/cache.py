@@ -70,7 +70,7 @@ class CachedLoader(EpochLoader):
 
 
 def load_cached(
-    dataset: ImageData, items: Items, preprocess: Preprocess, cache: str, replace_bad: bool, crops: bool
+    dataset: ImageData, items: Items, preprocess: Preprocess, cache: str, on_bad: str, crops: bool
 ) -> tuple[torch.Tensor, dict[int, str]] | None:
     """Decodes the images of `items` once, if that is possible and worthwhile.
 
@@ -93,19 +93,19 @@ def load_cached(
     if (pixels := dataset.pixels(items)) is not None:
         return resized(torch.from_numpy(pixels), preprocess), {}
     if cache == "disk":
-        return on_disk(dataset, items, preprocess, replace_bad)
+        return on_disk(dataset, items, preprocess, on_bad)
     too_large = len(items) * side * side * dataset.channels > IN_MEMORY
     if cache == "off" or crops or too_large or not dataset.deterministic:
         return None
     bad: dict[int, str] = {}
-    return torch.from_numpy(np.concatenate(list(decoded(dataset, items, preprocess, replace_bad, bad)))), bad
+    return torch.from_numpy(np.concatenate(list(decoded(dataset, items, preprocess, on_bad, bad)))), bad
 
 
 def decoded(
-    dataset: ImageData, items: Items, preprocess: Preprocess, replace_bad: bool, bad: dict[int, str]
+    dataset: ImageData, items: Items, preprocess: Preprocess, on_bad: str, bad: dict[int, str]
 ) -> Iterator[np.ndarray]:
     """The middle squares in parts of (n, S, S, C) uint8, read by threads; shows progress, fills `bad`."""
-    images = ImageDataset(items, preprocess, seed=0, crop=False, replace_bad=replace_bad, dataset=dataset)
+    images = ImageDataset(items, preprocess, seed=0, crop=False, on_bad=on_bad, dataset=dataset)
     done = 0
     for results in in_threads(lambda index: images[0, index, index], range(len(items)), "reading", cores()):
         samples: list[Sample] = []
@@ -119,7 +119,7 @@ def decoded(
 
 
 def on_disk(
-    dataset: ImageData, items: Items, preprocess: Preprocess, replace_bad: bool
+    dataset: ImageData, items: Items, preprocess: Preprocess, on_bad: str
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """The middle squares in a file of CACHE, mapped into memory; writes the file if there is none.
 
@@ -128,7 +128,7 @@ def on_disk(
     """
     side, channels = preprocess.image_size, len(preprocess.mean)
     lines = [_stamp(dataset, path) for path, _ in items]
-    lines.append(f"{channels} {replace_bad}")
+    lines.append(f"{channels} {on_bad}")
     if (preprocess.interpolation, preprocess.crop_pct) != ("bilinear", 1):
         lines.append(f"{preprocess.interpolation} {preprocess.crop_pct}")
     key = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
@@ -142,7 +142,7 @@ def on_disk(
         with files.atomic_write(path, "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for part in decoded(dataset, items, preprocess, replace_bad, errors):
+            for part in decoded(dataset, items, preprocess, on_bad, errors):
                 file.write(part.data)
             with files.atomic_write(path.with_suffix(".json")) as notes:
                 json.dump(errors, notes)

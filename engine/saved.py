@@ -64,7 +64,7 @@ def _from_checkpoint(
         if name in flags and not (name == "dataset" and registry.is_external(saved.get("dataset"))):
             raise UsageError(f"--{dashed(name)} has no effect: {path} says {name} {saved.get(name)}")
     if command != "val":
-        saved["dataset"] = None
+        saved |= {"dataset": None, "on_bad_image": Config.default_of("on_bad_image")}
     check_named(saved, named, ("model", "dataset"), f"{path} was trained with")
     if "model" in flags and not registry.same(resolve(command, {"model": flags["model"]}).model, metadata["model"]):
         raise UsageError(f"{path} holds {metadata['model']}, not {flags['model']}: leave out --model")

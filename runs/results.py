@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from data.loaders import Batch
+from data.batch import UNREADABLE, Batch
 from runs.record import to_json
 from utils import files
 
@@ -20,6 +20,7 @@ def write_csv(
     predictions: Iterable[tuple[Batch, torch.Tensor]],
     classes: list[str],
     with_logits: bool = False,
+    fill: bool = False,
 ) -> list[tuple]:
     """Writes one row for each image as the predictions come, whole or not at all.
 
@@ -31,14 +32,20 @@ def write_csv(
         ids: id of each image, in the order of the predictions.
         predictions: batches with their logits (N, K).
         with_logits: add a column for each class with its logit.
+        fill: an image that could not be read gets a row of equal probabilities; else it has none.
     """
     remaining, rows = iter(ids), []
     with files.atomic_write(path) as file:
         head = ["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes]
         file.write(_line([*head, *(f"logit {name}" for name in classes if with_logits)]))
-        for _, logits in predictions:
-            for probs, values in zip(logits.double().softmax(dim=1).tolist(), logits.tolist(), strict=True):
+        for batch, logits in predictions:
+            unread = (batch.labels == UNREADABLE).cpu()
+            kept = logits.masked_fill(unread[:, None], 0)
+            parts = unread.tolist(), kept.double().softmax(dim=1).tolist(), kept.tolist()
+            for bad, probs, values in zip(*parts, strict=True):
                 name, top = next(remaining), probs.index(max(probs))
+                if bad and not fill:
+                    continue
                 file.write(_line([name, *_cells(probs, classes), *(values if with_logits else [])]))
                 rows.append((name, probs[1]) if len(classes) == 2 else (name, classes[top], probs[top]))
     return rows

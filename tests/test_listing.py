@@ -343,6 +343,27 @@ def test_labelling_says_what_it_left_out(tiny_run, command, tmp_path):
     assert code == 0 and "1 file left out as no images: .heic 1, as" in out and "2 rows" in out
 
 
+@pytest.mark.parametrize(("flag", "rows"), [("skip", ["1", "3"]), ("fill", ["1", "2", "3"])])
+def test_an_unreadable_image_costs_its_row_and_no_other(flag, rows, tiny_run, command, tmp_path):
+    for name in ("1", "2", "3"):
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "2.png").write_bytes(b"bad")
+    result = tmp_path / "r.csv"
+    words = ["test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}", f"--result-file={result}"]
+    code, _, err = command(*words)
+    assert code == 2 and "2.png cannot be read" in err and "--on-bad-image=fill" in err and not result.exists()
+    code, out, err = command(*words, f"--on-bad-image={flag}")
+    assert code == 0 and "2.png cannot be read" in out and f"{len(rows)} rows" in out, err
+    with result.open() as file:
+        labels = {row["id"]: float(row["label"]) for row in csv.DictReader(file)}
+    assert list(labels) == rows and labels.get("2", 0.5) == 0.5 and labels["1"] == labels["3"] != 0.5
+
+
+def test_filling_a_row_is_for_test(command, tmp_path):
+    code, _, err = command("train", "--on-bad-image=fill", f"--train-data-root={tmp_path}")
+    assert code == 2 and "--on-bad-image=fill is for test" in err
+
+
 def test_image_files_are_sorted(tmp_path):
     layout(tmp_path, "b", "a/c", "a")
     assert image_files(tmp_path) == sorted(tmp_path.glob("**/*.png"))
