@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,11 +85,16 @@ def _remedy(path: Path, number: int) -> str:
     return ""
 
 
-def remove_parts(folder: Path) -> None:
-    """Removes the temporary files of a process that was killed while it wrote into `folder`."""
+def remove_parts(folder: Path, older_than: float = 0) -> None:
+    """Removes the temporary files of a process that was killed while it wrote into `folder`.
+
+    Args:
+        older_than: seconds since the last write.
+    """
     with disk_errors_as_failure(folder):
         for part in folder.glob(f".*{PART}"):
-            part.unlink(missing_ok=True)
+            if not older_than or part.stat().st_mtime < time.time() - older_than:
+                part.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
