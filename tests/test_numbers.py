@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unicodedata
 from decimal import Decimal, getcontext
 from pathlib import Path
 
@@ -319,3 +320,31 @@ def test_other_images_do_not_overwrite_the_figures_of_the_run(start, command, tm
     assert [d["root"] for d in data] == [str(other)]
     code, _, err = command(*judge, "--split=test")
     assert code == 2 and "has no test part" in err
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat", "dog"],
+        ["猫", "狗", "小熊猫"],
+        ["golden_retriever", "golden_eagle", "cat"],
+        ["短毛猫的名字很长", "短毛猫的名字不长", "x"],
+        [f"class_with_number_{k}" for k in range(12)],
+    ],
+)
+def test_columns_stand_under_each_other_and_names_are_told_apart(names):
+    k = len(names)
+    task = Classify(Small(k), names, Preprocess(16), CPU, Config())
+    labels = torch.arange(4 * k) % k
+    lines = task.messages(task).table(metrics.compute(torch.randn(4 * k, k), labels)).splitlines()
+    head, *rows = lines[-k - 1 :]
+    width = {"F": 1, "W": 2}
+    columns = [sum(width.get(unicodedata.east_asian_width(c), 1) for c in line) for line in rows]
+    assert len(set(columns)) == 1
+    heads = head.partition("predicted: ")[2].split()
+    assert len(heads) == len(set(heads)) == k
+    for name, row, column in zip(names, rows, heads, strict=True):
+        assert name in row and (column == name or row.startswith(f"{column} "))

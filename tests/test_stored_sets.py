@@ -163,7 +163,7 @@ def test_what_was_unpacked_is_read_before_it_takes_its_place(tmp_path, monkeypat
     monkeypatch.setattr("torchvision.datasets.utils.check_integrity", lambda path, md5=None: Path(path).exists())
     monkeypatch.setattr("torchvision.datasets.utils.calculate_md5", lambda path: datasets.Country211._MD5)
     monkeypatch.setattr("urllib.request.urlopen", None)
-    with pytest.raises(UsageError, match="do not hold Country211"):
+    with pytest.raises(UsageError, match="does not hold Country211"):
         data.open("Country211", root)
     assert (root / "country211" / "mine.txt").read_text() == "mine"
 

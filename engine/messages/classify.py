@@ -4,11 +4,13 @@ import math
 import shlex
 
 import torch
+from tqdm.utils import disp_len
 
 from engine.messages import Messages, Metrics
 from engine.metrics import better_than_chance
 
 WIDE = 12  # classes of which the table shows the confusion matrix
+COLUMN = 8  # columns of a terminal for the name of a predicted class
 SHORT = 4  # classes of which the line of an epoch does
 
 
@@ -28,16 +30,19 @@ class ClassifyMessages(Messages):
         return "\n".join([*lines, "", *self._by_class(metrics)])
 
     def _by_class(self, metrics: Metrics) -> list[str]:
+        """A line for each class; beside it, of a few classes, how many of its images were predicted as which."""
         classes, confusion = self.task.classes, metrics["confusion"]
-        width = max(len("class"), *(len(name) for name in classes))
-        wide = len(classes) <= WIDE
-        head = f"{'class':<{width}}  images  accuracy      F1"
-        lines = [head + ("   predicted: " + " ".join(f"{c:>8.8}" for c in classes)) * wide]
+        wide, short = len(classes) <= WIDE, all(disp_len(name) <= COLUMN for name in classes)
+        heads = classes if short else [f"#{k}" for k in range(len(classes))]  # names that were cut might look alike
+        names = classes if short or not wide else [f"#{k} {name}" for k, name in enumerate(classes)]
+        width = max(disp_len("class"), *map(disp_len, names))
+        head = f"{_left('class', width)}  images  accuracy      F1"
+        lines = [head + ("   predicted: " + " ".join(_right(name, COLUMN) for name in heads)) * wide]
         for name, accuracy, f1, row in zip(
-            classes, metrics["class_accuracy"], metrics["class_f1"], confusion, strict=True
+            names, metrics["class_accuracy"], metrics["class_f1"], confusion, strict=True
         ):
-            cells = ("              " + " ".join(f"{n:>8}" for n in row)) * wide
-            lines.append(f"{name:<{width}}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
+            cells = ("              " + " ".join(f"{n:>{COLUMN}}" for n in row)) * wide
+            lines.append(f"{_left(name, width)}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
         return lines
 
     def format_score(self, name: str, value: float) -> str:
@@ -64,3 +69,12 @@ class ClassifyMessages(Messages):
             f"(now {self.task.lr():.3g}: try a tenth and ten times that), labels that do not belong to the images "
             "(`python main.py check`), or simply too few epochs so far"
         )
+
+
+def _left(text: str, width: int) -> str:
+    """The text in so many columns of a terminal, of which a Chinese character takes two."""
+    return text + " " * (width - disp_len(text))
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - disp_len(text)) + text
