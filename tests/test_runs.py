@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -393,6 +394,8 @@ def test_the_visdom_page_shows_the_run(dogcat, tiny_run, tmp_path):
             tmp_path, f"--train-data-root={dogcat}/train", f"--vis-port={server.port}", "--env=a#b", "--max-epoch=2"
         )
         titles = {window.get("title") for window in server.windows("a#b").values()}
+        pages = [path.read_text() for path in Path(server.folder).glob("*.json")]  # that a server started anew shows
+        assert any("predictions" in page for page in pages)
     assert {"loss by step", "lr by step", "val loss", "val accuracy", "predictions", "confusion matrix"} <= titles
     assert len(events(run, "epoch")) == 2
 

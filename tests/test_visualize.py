@@ -1,6 +1,7 @@
 """The live view draws what it is given, and a failing server costs the run one warning and no time."""
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -250,6 +251,45 @@ def http_server(delay=0.0, status=200, bodies=None):
         threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield httpd.server_address[1]
         httpd.shutdown()
+
+
+@contextmanager
+def streaming(answer=b"true", pause=0.0):
+    """Answers without end, in parts."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                connection = s.accept()[0]
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+                while True:
+                    connection.sendall(answer)
+                    time.sleep(pause)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield s.getsockname()[1]
+
+
+@pytest.mark.parametrize(("answer", "pause"), [(b"x" * 2**20, 0), (b"x", 0.01)])
+def test_an_answer_without_end_takes_no_memory(answer, pause, warnings, monkeypatch):
+    monkeypatch.setattr(painter, "SERVER_TIMEOUT", 0.5)
+    monkeypatch.setattr(painter, "MAX_ANSWER", 2**22)
+    with streaming(answer, pause) as port:
+        vis = Visualizer("run", port=port, warn=warnings.append)
+        vis._painter.join(10)
+    assert not vis.alive and len(warnings) == 1 and "its answer does not end" in warnings[0]
+
+
+def test_what_a_server_says_of_itself_is_one_printable_line(warnings):
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        vis = Visualizer("run", port=s.getsockname()[1], warn=warnings.append)
+        connection = s.accept()[0]
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.0 404 \x1b[31mred\x07 " + b"x" * 5000 + b"\r\n\r\n")
+        connection.close()
+        vis._painter.join(10)
+    assert len(warnings) == 1 and warnings[0].isprintable() and len(warnings[0]) < 500 and "red" in warnings[0]
 
 
 def not_visdom():

@@ -28,6 +28,7 @@ def free_port():
 class VisdomServer:
     port: int
     process: subprocess.Popen
+    folder: str  # where it keeps its pages
 
     def windows(self, env):
         """Returns the windows that the server holds: {window id: its JSON}, {} for an unknown environment."""
@@ -66,7 +67,7 @@ def visdom_server():
                 time.sleep(0.1)
             else:
                 raise AssertionError("the visdom server did not start in 30 s")
-            yield VisdomServer(port, process)
+            yield VisdomServer(port, process, env_path)
         finally:
             process.kill()
             process.wait()

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 SERVER_TIMEOUT = 10.0  # s without an answer after which the server counts as hung; a slow one stays below
+MAX_REASON = 200  # characters of what a server says of itself
+MAX_ANSWER = 2**24  # bytes; a server whose answer is longer is none of visdom's
 MIN_REST, MAX_REST = 0.5, 10.0  # s between two rounds of drawing
 MAX_WAITING = 100  # pictures and passed-on calls in the mailbox; above, the oldest is dropped
 MAX_POINTS = 10_000  # waiting per line; above, every second one is dropped
@@ -33,6 +35,21 @@ if hasattr(os, "register_at_fork"):
 
 class ServerLostError(Exception):
     """The server is absent, hung, dead or not visdom's: the view ends."""
+
+
+def read_all(answer):
+    """The whole answer of a server as text.
+
+    Raises:
+        ServerLostError: it does not end within SERVER_TIMEOUT, or MAX_ANSWER.
+    """
+    end, parts, size = time.monotonic() + SERVER_TIMEOUT, [], 0
+    while part := answer.read1(2**16):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER or time.monotonic() > end:
+            raise ServerLostError("its answer does not end")
+    return b"".join(parts).decode()
 
 
 class Painter(threading.Thread):
@@ -103,13 +120,13 @@ class Painter(threading.Thread):
         self.asked_at = time.monotonic()
         try:
             with self.opener.open(request, timeout=SERVER_TIMEOUT) as answer:
-                text = answer.read().decode()
+                text = read_all(answer)
         except urllib.error.HTTPError as e:
             if e.code == 500 and self.answered:  # it lives; only this drawing was not to its taste
                 raise ValueError("refused by the server") from None
-            raise ServerLostError(f"HTTP {e.code} {e.reason}") from None
+            raise ServerLostError(f"HTTP {e.code} {str(e.reason)[:MAX_REASON]}") from None
         except (OSError, http.client.HTTPException) as e:
-            raise ServerLostError(getattr(e, "reason", None) or e or type(e).__name__) from None
+            raise ServerLostError(str(getattr(e, "reason", None) or e or type(e).__name__)[:MAX_REASON]) from None
         finally:
             self.answer_took, self.asked_at = time.monotonic() - self.asked_at, None
         self.answered = True
@@ -137,7 +154,7 @@ class Painter(threading.Thread):
             self.tell(
                 "server",
                 f"visdom: no live view at {self.url} ({reason}); training goes on and its record is complete. "
-                f"For a view: python -m visdom.server -port {self.port}",
+                f"For a view: python -m visdom.server -port {self.port} -bind_local",
             )
 
     def finish(self, timeout):

@@ -13,6 +13,7 @@ from collections import deque
 
 import numpy as np
 
+from utils.files import printable
 from utils.painter import Line, Painter, lower_title
 
 MAX_IMAGES = 64  # drawn of a batch
@@ -115,6 +116,14 @@ class Visualizer:
             lines.append(f"{time.strftime('[%m%d_%H%M%S]')} {html.escape(str(info))}")
             self._painter.put(("log", win), functools.partial(_draw_log, win, lines))
 
+    @_safe
+    def save(self, envs=None):
+        """Has the server keep the page in a file, so that it outlives a restart. `envs`: default: the own one."""
+        names = envs or [self._painter.visdom_kwargs["env"]]
+        with self._painter.lock:
+            self._painter.drawings.pop(("save",), None)  # it comes after all that waits
+            self._painter.put(("save",), lambda vis: vis.save(names))
+
     def __getattr__(self, name):
         """Everything else goes to visdom as it is, as in `vis.heatmap(matrix, win="confusion")`."""
         if name.startswith("_"):
@@ -157,7 +166,7 @@ class Visualizer:
         if topic not in self._told:
             self._told.add(topic)
             with contextlib.suppress(Exception):
-                self._warn(" ".join(line.split()))
+                self._warn(printable(" ".join(line.split())))
 
 
 def _copy(value):

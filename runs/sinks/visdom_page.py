@@ -12,7 +12,7 @@ from utils.visualize import Visualizer
 
 
 class VisdomPage(Sink):
-    """Lines against the step or the epoch, the confusion matrix, pictures, the log."""
+    """Lines against the step or the epoch, the confusion matrix, pictures, the log; kept on the server each epoch."""
 
     hidden = {"step": ("time",), "epoch": ("time", "seconds", "rate", "lr")}
 
@@ -36,6 +36,8 @@ class VisdomPage(Sink):
         if "val_confusion" in event:
             opts = {"title": "confusion matrix", "rownames": self.classes, "columnnames": self.classes}
             self.vis.heatmap(np.array(event["val_confusion"]), win="confusion matrix", opts=opts)
+        if by == "epoch":
+            self.vis.save()
 
     def log_image(self, name: str, image: np.ndarray) -> None:
         self.vis.img(name, image.transpose(2, 0, 1))
