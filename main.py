@@ -117,7 +117,7 @@ def val(**flags: Any) -> dict[str, Any]:
     task = load_task(opt, checkpoint)
     epoch = f" of epoch {checkpoint['trainer']['epoch']}" if "trainer" in checkpoint else ""
     with val_loader(opt, dataset, items, task) as loader:
-        print(f"{opt.model}{epoch} on {len(items)} {SPLITS[opt.split]} images of {dataset.root}")
+        print(f"{opt.model}{epoch} on {counted(len(items), f'{SPLITS[opt.split]} image')} of {dataset.root}")
         metrics, bad = validate(task, loader)
     print(task.messages(task).table(metrics))
     source = {"dataset": opt.dataset, "root": str(dataset.root), "split": opt.split, "fingerprint": fingerprint}

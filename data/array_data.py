@@ -11,6 +11,7 @@ from PIL import Image
 from data.folder import small_square
 from data.image_data import ImageData, Items
 from utils.errors import UsageError
+from utils.files import counted
 
 
 class ArrayData(ImageData):
@@ -91,7 +92,8 @@ class ArrayData(ImageData):
             got = f"{images.dtype} {images.shape}"
             raise UsageError(f"images of {self.name}: expected uint8 (N, H, W) or (N, H, W, 3), got {got}")
         if len(labels) != len(pixels):
-            raise UsageError(f"{self.name} has {len(pixels)} images and {len(labels)} labels: give one for each image")
+            found = f"{counted(len(pixels), 'image')} and {counted(len(labels), 'label')}"
+            raise UsageError(f"{self.name} has {found}: give one for each image")
         return pixels
 
 
@@ -122,7 +124,7 @@ def virtual_items(
     if "val" not in labels:
         count = np.bincount(labels["train"], minlength=len(names))
         if len(names) < 2 or count.min() < 2:
-            found = f"{count.min()} of {names[int(count.argmin())]}, {len(names)} classes"
+            found = f"{count.min()} of {names[int(count.argmin())]}, {counted(len(names), 'class', 'classes')}"
             raise UsageError(f"{name} cannot be split: expected two classes or more, two images in each; found {found}")
     return names, items["train"], items.get("val", [])
 

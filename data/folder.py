@@ -12,7 +12,7 @@ from PIL import Image
 from data.image_data import ImageData, Items, first_files, is_image
 from data.listing import NO_IMAGES, endings, folders_in, list_images
 from utils.errors import UsageError
-from utils.files import printable
+from utils.files import counted, printable
 
 SMALL = 96  # pixels; square images up to this side are used as they are
 SAMPLED = 20  # images whose size is read
@@ -123,7 +123,7 @@ class Folder(ImageData):
                 raise UsageError(f"{content.folder} has the classes {theirs}, and {train.folder} has {classes}")
         self.val_items = read[val[0].name] if val else read[test[0].name] if test else []
         self.test_items = read[test[0].name] if test else []
-        told = [f"{len(items)} images in {train.name} for training"]
+        told = [f"{counted(len(items), 'image')} in {train.name} for training"]
         told += [f"{len(self.val_items)} in {content.name} for validation" for content in (val or test)[:1]]
         told += [f"{len(self.test_items)} in {content.name} for `val --split=test`" for content in test if val]
         self.notes = [f"{self.name} in {root}: {', '.join(told)}"]
@@ -184,8 +184,8 @@ def read_classes(contents: list[Content]) -> tuple[list[str], Items]:
         odd = [path for path in content.others if path.suffix.lower() not in NO_IMAGES]
         if not content.images and odd:
             raise UsageError(
-                f"the class folder {printable(content.folder)} has {len(content.others)} files and no image that "
-                f"Pillow reads ({endings(content.others)}): convert them, or move the folder away"
+                f"the class folder {printable(content.folder)} has {counted(len(content.others), 'file')} and no image "
+                f"that Pillow reads ({endings(content.others)}): convert them, or move the folder away"
             )
         name = printable(unicodedata.normalize("NFC", content.folder.name))
         if content.images and name in folders:

@@ -186,7 +186,7 @@ class ImageData:
         names = [f"{name} {count[label]}" for label, name in enumerate(self.classes[:SHOWN])]
         few, many = min(count.values()), max(count.values())
         more = f", ... {few} to {many} images each" if len(self.classes) > SHOWN else ""
-        classes = f"{len(self.classes)} class{'es' if len(self.classes) > 1 else ''}: {', '.join(names)}{more}"
+        classes = f"{counted(len(self.classes), 'class', 'classes')}: {', '.join(names)}{more}"
         left = self.left_out()
         place = printable(left[0].relative_to(self.root)) if left else ""
         out = f"; {counted(len(left), 'file')} left out ({endings(left)}), as {place}" if left else ""

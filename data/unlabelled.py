@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.image_data import ImageData, Items, image_files
 from data.listing import find_unlabelled as find
+from utils.files import counted
 
 __all__ = ["Unlabelled", "find"]
 
@@ -22,8 +23,8 @@ class Unlabelled(ImageData):
         if count.keys() - {"."}:
             listed = ", ".join(f"{name} {number}" for name, number in sorted(count.items())[:10])
             more = f", and {len(count) - 10} more" if len(count) > 10 else ""
-            folders = f"{len(count)} folder{'s' if len(count) > 1 else ''}"
-            self.notes = [f"{self.name} in {root}: {len(paths)} images from {folders}: {listed}{more}"]
+            total = f"{counted(len(paths), 'image')} from {counted(len(count), 'folder')}"
+            self.notes = [f"{self.name} in {root}: {total}: {listed}{more}"]
         return ["image"], [(path, 0) for path in paths]
 
     def split(self, val_fraction: float | None, seed: int) -> tuple[Items, Items]:

@@ -22,6 +22,7 @@ from engine.loop import Trainer
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from runs.run import Run
+from utils.files import counted
 
 IMAGES, ROUNDS = 400, 5
 Step = Callable[[torch.Tensor, torch.Tensor], None]
@@ -37,7 +38,7 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
     every = max(len(dataset.items) // count, 1)
     dataset.items, dataset.val_items = dataset.items[::every][:count], dataset.val_items[:IMAGES]
     task, loaders, _ = build_training(opt, dataset)
-    setting = f"batch {opt.batch_size}, {len(dataset.items)} images an epoch; {task.device}"
+    setting = f"batch {opt.batch_size}, {counted(len(dataset.items), 'image')} an epoch; {task.device}"
     print(f"{opt.model} at {opt.image_size}, {setting}")
     loader = train_loader(opt, dataset, dataset.items, task.preprocess, task.device)
     with loader as train, tempfile.TemporaryDirectory() as folder:

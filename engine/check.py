@@ -17,7 +17,7 @@ from engine.device import oom_as_failure
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from utils.errors import RunError
-from utils.files import printable
+from utils.files import counted, printable
 
 SHOWN = 10  # names a section lists
 UNBALANCED = 3  # times as many images in the largest class as in the smallest
@@ -30,7 +30,8 @@ def check_dataset(opt: Config, dataset: ImageData) -> list[str]:
     inspections = inspect_images(dataset, sorted(train + val), Preprocess(opt.image_size), cores())
     good = [one for one in inspections if not one.problem]
     parts, seconds = f"{len(train)} for training, {len(val)} for validation", time.monotonic() - start
-    print(f"{opt.dataset} in {dataset.root}: {len(inspections)} images ({parts}), read in {seconds:.0f} s")
+    total = counted(len(inspections), "image")
+    print(f"{opt.dataset} in {printable(dataset.root)}: {total} ({parts}), read in {seconds:.0f} s")
     report_classes(dataset.classes, train + val)
     report_sizes(good, opt.image_size)
     report_kinds(good, dataset.root)
@@ -93,10 +94,13 @@ def report_left_out(dataset: ImageData) -> None:
     paths = dataset.left_out()
     images = [path for path in paths if is_image(path)]
     if images:
-        row("left out", f"{len(images)} images whose label no rule of {type(dataset).__name__} explains:")
+        row("left out", f"{counted(len(images), 'image')} whose label no rule of {type(dataset).__name__} explains:")
         row("", names(images, dataset.root))
     if others := [path for path in paths if not is_image(path)]:
-        row("" if images else "left out", f"{len(others)} files that are no images: {names(others, dataset.root)}")
+        row(
+            "" if images else "left out",
+            f"{counted(len(others), 'file')} of no image format: {names(others, dataset.root)}",
+        )
 
 
 def report_duplicates(inspections: list[Inspection], val: set[Path], dataset: ImageData) -> None:
@@ -141,7 +145,7 @@ def unreadable(inspections: list[Inspection], opt: Config, dataset: ImageData, p
     if len(bad) > SHOWN:
         row("", f"and {len(bad) - SHOWN} more")
     if opt.on_bad_image == "fail":
-        return [f"{len(bad)} unreadable images (remove them, or train with --on-bad-image=skip)"]
+        return [f"{counted(len(bad), 'unreadable image')} (remove them, or train with --on-bad-image=skip)"]
     paths = {one.path for one in bad}
     return [
         f"no readable image of {name} for {part}"
@@ -173,7 +177,10 @@ def step(task: Task, loader: EpochLoader, opt: Config) -> list[str]:
     except RunError as e:
         return [str(e)]
     text = ", ".join(f"{name.replace('_', ' ')} {float(value):.4f}" for name, value in metrics.items())
-    row("one step", f"{opt.model}, {len(batch)} images: {text}, {time.monotonic() - start:.1f} s with warm-up")
+    row(
+        "one step",
+        f"{opt.model}, {counted(len(batch), 'image')}: {text}, {time.monotonic() - start:.1f} s with warm-up",
+    )
     return []
 
 

@@ -25,7 +25,7 @@ from engine.validation import not_finite, validate
 from runs.run import Run
 from utils import checkpoints, pictures
 from utils.errors import RunError, Stopped
-from utils.files import printable
+from utils.files import counted, printable
 from utils.progress import Progress
 
 MAX_SKIPPED = 20  # steps in a row that may be left out before there is no sense in training on
@@ -200,12 +200,12 @@ class Trainer:
         epoch = f"epoch {state.epoch}/{self.opt.max_epoch}"
         summary = self.messages.epoch(means, state.metrics)
         run.log(f"{epoch}  {summary}  lr {done.lr:.3g}  {rate:.1f} img/s  {seconds:.0f} s")
-        for count, what, items in (
-            (len(done.skipped), "steps were skipped", map(str, done.skipped)),
-            (len(done.bad), "images were replaced by others of their class", done.bad),
+        for count, noun, what, items in (
+            (len(done.skipped), "step", "left out", map(str, done.skipped)),
+            (len(done.bad), "image", "replaced by another of its class", done.bad),
         ):
             if count:
-                run.log(f"{count} {what}: {'; '.join(items)}")
+                run.log(f"{counted(count, noun)} {what}: {'; '.join(items)}")
 
     def save(self) -> None:
         """Saves all that resuming needs; the record comes first, so that it never lacks a step that is saved.

@@ -19,6 +19,7 @@ from engine.recipe import class_weights, resized_side
 from engine.tasks.base import Task, task_class
 from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
+from utils.files import counted
 from utils.options import dashed
 
 
@@ -35,7 +36,7 @@ class Loaders:
         self.val.close()
 
     def __str__(self) -> str:
-        return f"{len(self.train.items)} training and {len(self.val.items)} validation images"
+        return f"{len(self.train.items)} training and {counted(len(self.val.items), 'validation image')}"
 
 
 def build_training(

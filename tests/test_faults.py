@@ -326,7 +326,7 @@ def test_a_bad_image_ends_the_run_in_one_line_and_it_is_saved(train, bad_images)
 def test_bad_images_are_replaced_counted_and_listed(workers, train, bad_images, command):
     code, out, err, run = train("--on-bad-image=skip", f"--num-workers={workers}", root=bad_images)
     assert code == 0, err
-    line = next(line for line in out.splitlines() if "replaced by others" in line)
+    line = next(line for line in out.splitlines() if "replaced by another" in line)
     assert line.startswith("2 images") and "cat.3.jpg" in line and "dog.5.jpg" in line
     (epoch,) = events(run, "epoch")
     assert len(epoch["bad_images"]) == 2 and sum(map(sum, epoch["val_confusion"])) == 8
@@ -392,7 +392,7 @@ def test_steps_that_are_not_finite_are_skipped(train, monkeypatch):
     assert code == 0, err
     assert changes == [True, False, True, True]
     assert [event.get("skipped", False) for event in events(run, "step")] == [False, True, False, False]
-    assert "skipped step 2 (epoch 1" in out and "1 steps were skipped: 2" in out
+    assert "skipped step 2 (epoch 1" in out and "1 step left out: 2" in out
 
 
 @pytest.mark.slow

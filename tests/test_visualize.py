@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from visdom_server import free_port, visdom_server
 
+import utils.pictures  # noqa: F401 - else imported in the middle of what is timed
 from utils import painter, visualize
 from utils.visualize import Visualizer
 

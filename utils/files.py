@@ -20,9 +20,9 @@ def printable(path: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
-def counted(count: int, thing: str) -> str:
-    """The number and the noun: `1 file`, `2 files`."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+def counted(count: int, thing: str, things: str = "") -> str:
+    """The number and the noun: `1 file`, `2 files`. `things`: the plural, where it takes more than an s."""
+    return f"{count} {thing if count == 1 else things or thing + 's'}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from pathlib import Path
 
 import torch
 from tqdm.utils import disp_len
@@ -49,7 +50,7 @@ class ClassifyMessages(Messages):
         return f"accuracy {value:.2%}" if name == "accuracy" else super().format_score(name, value)
 
     def next_commands(self, folder: str) -> list[str]:
-        images = shlex.quote(self.opt.test_data_root)
+        images = shlex.quote(self.opt.test_data_root) if Path(self.opt.test_data_root).exists() else "DIR"
         return [*super().next_commands(folder), f"python main.py test --load-path={folder} --test-data-root={images}"]
 
     def diagnose(self, means: Metrics, metrics: Metrics, progress: float) -> str | None:
@@ -59,7 +60,7 @@ class ClassifyMessages(Messages):
         if self.task.warming_up(progress):
             return None
         if len(predicted) == 1:
-            sign = f"all {int(confusion.sum())} validation images are taken for {predicted[0]}"
+            sign = f"every validation image ({int(confusion.sum())}) is taken for {predicted[0]}"
         elif abs(means["loss"] / chance - 1) < 0.02 and metrics["accuracy"] < better_than_chance(confusion):
             sign = f"train loss {means['loss']:.4f}, and guessing among {len(classes)} classes gives {chance:.4f}"
         else:
