@@ -51,7 +51,7 @@ def train(**flags: Any) -> Any:
     if folder and point.epoch >= opt.max_epoch:
         print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
         return Run(folder)
-    task, loaders, metadata = build_training(opt, dataset, start_from, point.checkpoint)
+    task, loaders, metadata = build_training(opt, dataset, start_from, point)
     run = Run.resume(folder, opt, point.epoch, point.step, point.best) if folder else Run.create(opt)
     try:
         with loaders:

@@ -16,6 +16,7 @@ from data.loaders import EpochBatchSampler, EpochLoader, Loader
 from data.transforms import Preprocess
 from engine.device import Device, select_device
 from engine.recipe import class_weights, resized_side
+from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
 from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
@@ -39,19 +40,19 @@ class Loaders:
 
 
 def build_training(
-    opt: Config, dataset: ImageData, start_from: Path | None = None, resumed: dict[str, Any] | None = None
+    opt: Config, dataset: ImageData, start_from: Path | None = None, point: ResumePoint | None = None
 ) -> tuple[Task, Loaders, dict[str, Any]]:
     """All that a training needs: the task, its images, and what its checkpoints say of themselves.
 
     Args:
         start_from: a file of weights to start from; with opt.pretrained its head may have other classes.
-        resumed: the checkpoint to resume from.
+        point: where a run is resumed.
 
     Raises:
         UsageError: the model cannot take such images, cannot be built again from what a checkpoint says, or the weights
             do not fit it.
     """
-    device = select_device(opt)
+    device, resumed = select_device(opt), point.checkpoint if point else None
     torch.manual_seed(opt.seed)
     net = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
     preprocess = make_preprocess(opt, dataset)
@@ -62,9 +63,15 @@ def build_training(
         init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
     task = task_class(opt.model, net)(net, dataset.classes, preprocess, device, opt, train_items)
     registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
-    if resumed:
-        state_dicts.load_net(net, resumed, "the saved run", opt.model)
-        task.load_state_dict({"net": resumed["net"], **resumed["task"]})
+    if point and resumed:
+        state_dicts.load_net(net, resumed, point.path or "the saved run", opt.model)
+        try:
+            task.load_state_dict({"net": resumed["net"], **resumed["task"]})
+        except UsageError as e:
+            raise UsageError(
+                f"{point.path} does not fit this training: {e}; remove it to resume from the checkpoint before, or "
+                f"start anew from its weights with --load-path={point.path}"
+            ) from e
     metadata = {
         "model": opt.model,
         "model_args": opt.model_arguments,
