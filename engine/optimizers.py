@@ -89,9 +89,8 @@ def load_optimizer_state(
         raise UsageError(f"{place} does not fit {type(optimizer).__name__}: {' '.join(str(e).split())}") from e
     loaded = optimizer.state_dict()
     check_like(loaded["param_groups"], [dict.fromkeys(saved, 0.0)], f"{place}.param_groups")
-    for index, values in loaded["state"].items():
-        if values != {}:  # of a weight that has had no gradient yet
-            check_like(values, like.get(index, {}), f"{place}.state.{index}")
+    for index, values in loaded["state"].items():  # which lacks the weights that have had no gradient yet
+        check_like(values, like.get(index, {}), f"{place}.state.{index}")
     for group, options in zip(optimizer.param_groups, chosen, strict=True):
         group.update(options)
 

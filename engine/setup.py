@@ -1,6 +1,7 @@
 """From options to what the loop needs: net, task, loaders."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.device import Device, select_device
 from engine.recipe import class_weights, resized_side
 from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
+from models import heads
 from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
 from utils.options import dashed
@@ -98,10 +100,16 @@ def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrain
     shown = resized_side(size) if opt.progressive_resizing else size
     models.check_input(opt.model, num_classes, size, opt.batch_size, channels, shown, arguments)
     weights = start_from if opt.pretrained else None
-    net = models.build(opt.model, num_classes, size, channels, arguments, pretrained, weights)
+    net = models.build(opt.model, num_classes, size, channels, arguments, pretrained, weights, dataset.classes)
     models.check_rebuild(net, opt.model, num_classes, size, channels, arguments)
     if start_from and not opt.pretrained:
-        state_dicts.load_net(net, checkpoints.read(start_from), start_from, opt.model)
+        checkpoint = checkpoints.read(start_from)
+        metadata = checkpoint["metadata"]
+        if state_dicts.same_name(metadata.get("model", opt.model), opt.model, net):
+            find_head = partial(heads.entries, net, opt.model, size, channels, arguments)
+            theirs, ours, state = metadata.get("classes"), dataset.classes, checkpoint["net"]
+            checkpoint["net"], _ = heads.adapted(state, find_head, theirs, ours, net, start_from, renew=False)
+        state_dicts.load_net(net, checkpoint, start_from, opt.model)
     return net
 
 

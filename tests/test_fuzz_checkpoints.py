@@ -145,6 +145,8 @@ def test_every_damaged_entry_is_taken_or_refused_in_one_line(version, use, runs,
     for number in range(max(CASES // (len(FORMATS) * len(USES)), 1)):
         name = rng.choice(list(runs))
         path, mutation = key_path(made[name], rng), rng.choice(list(MUTATIONS))
+        if path[-2:-1] == ("state",) and mutation == "removed":
+            continue  # a weight that has had no gradient yet has no state either
         folder = tmp_path / str(number)
         shutil.copytree(runs[name], folder, ignore=shutil.ignore_patterns("*.pth", "samples"))
         checkpoints.write(mutated(made[name], path, mutation), folder / "last.pth")

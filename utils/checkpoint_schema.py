@@ -68,6 +68,7 @@ WEIGHTS = {  # of every file
     "metadata": DICT,
     "metadata.model?": TEXT,
     "metadata.num_classes?": COUNT.or_none(),
+    "metadata.classes?": TEXTS,
     "net": DICT,
 }
 TRAINING = WEIGHTS | {  # of a run's

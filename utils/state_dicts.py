@@ -153,7 +153,7 @@ def load_net(net: "nn.Module", checkpoint: dict[str, Any], path: str | Path, nam
     ours: tuple[str, int | None]
     ours = (name or getattr(net, "model_name", None) or type(net).__name__, getattr(net, "num_classes", None))
     theirs = (metadata.get("model") or ours[0], metadata.get("num_classes") or ours[1])
-    if ours[1] not in (None, theirs[1]) or not _same_name(theirs[0], ours[0], net):
+    if ours[1] not in (None, theirs[1]) or not same_name(theirs[0], ours[0], net):
         raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, note = without_prefix(checkpoint["net"], wanted)
     if notes := [*checkpoint.get("notes", []), *([note] if note else [])]:
@@ -175,7 +175,7 @@ def load_net(net: "nn.Module", checkpoint: dict[str, Any], path: str | Path, nam
     net.load_state_dict(state)
 
 
-def _same_name(theirs: str, ours: str, net: "nn.Module") -> bool:
+def same_name(theirs: str, ours: str, net: "nn.Module") -> bool:
     """Whether two names mean one model: an external class may lie elsewhere now, and a net that was saved by itself is
     named by its class or its `model_name`.
     """
