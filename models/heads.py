@@ -66,7 +66,10 @@ def adapted(
     if not reordered and not renew:
         raise UsageError(f"{differ}: add --pretrained, to start with a new head")
     if not head:
-        raise UsageError(f"{differ}; which weights of {type(net).__name__} belong to its classes cannot be told")
+        raise UsageError(
+            f"{differ}; which weights of {type(net).__name__} belong to its classes cannot be told: to keep them, "
+            "start from a file of its state_dict() alone"
+        )
     if not reordered:
         return (state, []) if len(theirs) != len(ours) else (_copy(state, {}, without=head), head)
     order = [theirs.index(name) for name in ours]

@@ -75,7 +75,7 @@ def pretrained(
         for key in own
     ):
         return checkpoint, path
-    state_dicts.check_values(plain, {key: own.get(key, value) for key, value in plain.items()}, path)
+    state_dicts.check_values(plain, own, path)  # timm casts them without a word
     config = _config(name)
     head = state.get(f"{config.classifier}.weight")
     overlay: dict[str, Any] = {"state_dict": plain}

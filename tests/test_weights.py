@@ -1,18 +1,24 @@
 """Weights that a net cannot use are refused by name, whichever way they come in; heads follow the classes."""
 
+import copy
 import json
 import shutil
 
 import pytest
 import torch
+from compare import same
 from conftest import COUNT, picture, train_in
 from small_net import SmallNet
 from torch import nn
 
+import main
 import models
+from config import Config
+from engine.device import select_device
 from engine.gan_evaluator import load_classifier
+from engine.optimizers import load_optimizer_state, make_optimizer, needs_closure
 from runs.record import Record
-from utils import checkpoints, registry, state_dicts
+from utils import checkpoints, registry, state_dicts, torch_optim
 from utils.errors import RunError, UsageError
 
 NET = "--model=small_net:SmallNet"
@@ -71,6 +77,12 @@ GOOD = {
 def run(dogcat, tmp_path_factory):
     """The folder of a run of the small net on cats and dogs."""
     return train_in(tmp_path_factory.mktemp("runs"), NET, f"--train-data-root={dogcat}/train", "--batch-size=4")
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What a test gives in Python is forgotten after it."""
+    monkeypatch.setattr(registry, "_objects", {})
 
 
 def load_in_python(path, command, dogcat, tmp_path):
@@ -147,7 +159,7 @@ def test_weights_that_a_net_cannot_use_are_refused_by_name(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["int8", "sparse", "NaN in a buffer", "too large"])
 @pytest.mark.parametrize("way", WAYS)
-def test_whichever_way_they_come_in(way, kind, run, command, dogcat, tmp_path):
+def test_whichever_way_they_come_in(way, kind, run, command, dogcat, given, tmp_path):
     path = changed_run(run, tmp_path, BAD[kind][0])
     with pytest.raises((UsageError, RunError), match=BAD[kind][1]) as error:
         way(path, command, dogcat, tmp_path)
@@ -247,6 +259,22 @@ def test_other_classes_are_refused_or_start_with_a_new_head(classes, cats, comma
     assert not torch.equal(net["fc.weight"], theirs["fc.weight"])
 
 
+def test_a_net_whose_head_cannot_be_told_is_not_lent_to_other_classes(cats, given, tmp_path):
+    words = {"dataset": "Folder", "checkpoint_dir": tmp_path / "runs", "image_size": 32}
+    words |= {"max_epoch": 1, "num_workers": 0, "vis_port": None, "use_gpu": False, "batch_size": 4}
+    for classes, pretrained, message in (
+        (("ant", "bee", "fly"), False, "add --pretrained"),
+        (("ant", "bee", "fly"), True, "cannot be told"),
+        (("dog", "emu", "cat"), False, "cannot be told"),
+    ):
+        source = trained_on(cats, tmp_path, ("cat", "dog", "emu") if "ant" in classes else ("emu", "dog", "cat"))
+        root = colours(tmp_path / "others", *classes)
+        with pytest.raises(UsageError, match=message):
+            main.train(model=SmallNet(3), load_path=source, **words, train_data_root=root, pretrained=pretrained)
+        shutil.rmtree(root)
+        shutil.rmtree(source)
+
+
 def test_weights_without_class_names_keep_their_head(cats, command, tmp_path):
     state = checkpoints.read(cats)["net"]
     torch.save(state, tmp_path / "a.pth")
@@ -303,6 +331,31 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(kind, run, command, tm
     change, message = STATES[kind]
     code, _, err = resumed(run, command, tmp_path, lambda checkpoint: change(checkpoint["task"]))
     assert code == 2 and message in err and "last.pth does not fit this training" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in torch_optim.names() if name != "SparseAdam"])
+def test_every_optimizers_state_is_loaded_as_it_was(name):
+    def steps(net, optimizer, count):
+        for step in range(count):
+            for number, p in enumerate(net.parameters()):
+                p.grad = torch.full_like(p, 0.1 * step + number)
+            optimizer.step(*[lambda: 1.0] * needs_closure(optimizer))
+
+    opt, device = (
+        Config(optimizer=name, momentum=0.5 if name in ("SGD", "Muon", "RMSprop") else None),
+        select_device(Config()),
+    )
+    net = SmallNet(2)
+    optimizer = make_optimizer(net, opt, device)
+    steps(net, optimizer, 3)
+    again = SmallNet(2)
+    again.load_state_dict(net.state_dict())
+    other = make_optimizer(again, opt, device)
+    load_optimizer_state(other, copy.deepcopy(optimizer.state_dict()), saved=("lr",))
+    assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+    steps(net, optimizer, 2)
+    steps(again, other, 2)
+    assert same(again.state_dict(), net.state_dict())
 
 
 def test_resuming_takes_the_checkpoint_before_one_that_lacks_something(run, command, tmp_path):
