@@ -76,6 +76,9 @@ class Data(Options):
     test_data_root: PathText = option("data/test1", ("test",))
     """images to label: a folder or one file"""
 
+    split: Literal["val", "train", "test", "all"] = option("val", ("val",))
+    """the images that val evaluates on: those kept for validation, those for training, the set's own test part, all"""
+
     val_fraction: float | None = option(None, gt=0, lt=1)
     """part of each class that is kept for validation; None: the data set's own part, else 0.3"""
 
@@ -88,8 +91,8 @@ class Data(Options):
     cache: Literal["auto", "disk", "off"] = option("auto", (*LEARN, "val"))
     """auto: hold small sets in memory; disk: keep all images decoded in data/cache"""
 
-    on_bad_image: Literal["fail", "skip"] = option("fail", (*LEARN, "val"))
-    """an image that cannot be read; skip: another one of its class takes its place"""
+    on_bad_image: Literal["fail", "skip", "fill"] = option("fail", LEARN + JUDGE)
+    """an image that cannot be read; skip: another of its class is taken (test: no row); fill (test): equal odds"""
 
     data_timeout: float = option(300, LEARN + JUDGE, gt=0)
     """seconds that the worker processes may take for a batch"""
@@ -283,6 +286,9 @@ class Output(Options):
 
     result_file: PathText = option("result.csv", ("test",))
     """the CSV that test writes"""
+
+    logits: bool = option(False, ("test",))
+    """add a column to the CSV for the logit of each class, as for averaging several nets"""
 
 
 GROUPS = (

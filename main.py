@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import data
 from cli import help as help_pages
 from cli import parsing
 from cli.resolve import resolve
+from data.listing import endings, find_unlabelled
 from engine import resume, saved
 from utils import checkpoints, files
 from utils.errors import RunError, Stopped, UsageError
+from utils.files import counted, printable
 from utils.options import code_flags
+
+SPLITS = {"val": "validation", "train": "training", "test": "test", "all": "labelled"}  # in words
 
 
 @SetParseFn(str)
@@ -47,15 +52,17 @@ def train(**flags: Any) -> Any:
     from engine.state import TrainerState
     from runs.run import Run
 
-    point = resume.load_latest(folder, dataset.classes) if folder else resume.ResumePoint()
+    point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
     if folder and point.epoch >= opt.max_epoch:
+        with closing(point.open_run(folder, opt)) as run:
+            run.keep_only(0)
         print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
-        return Run(folder)
+        return run
     task, loaders, metadata = build_training(opt, dataset, start_from, point)
-    run = Run.resume(folder, opt, point.epoch, point.step, point.best) if folder else Run.create(opt)
+    run = point.open_run(folder, opt) if folder else Run.create(opt)
     try:
         with loaders:
-            for line in [*point.messages(folder, metadata), *dataset.notes]:
+            for line in [*point.messages(folder, metadata), dataset.summary(opt.image_size), *dataset.notes]:
                 run.log(line)
             run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
             if hint := busy_hint(opt):
@@ -63,6 +70,8 @@ def train(**flags: Any) -> Any:
             run.log_event("resume" if folder else "start", **metadata)
             state = TrainerState.from_state_dict(point.trainer)
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
+            if point.reschedules(opt):
+                trainer.report_lr()
             state = trainer.fit()
         best = f"none, as {state.monitor} was NaN in every epoch"
         if state.best_value is not None:
@@ -78,10 +87,10 @@ def train(**flags: Any) -> Any:
 
 @SetParseFn(str)
 def val(**flags: Any) -> dict[str, Any]:
-    """Evaluate a checkpoint on the validation part that its training kept aside.
+    """Evaluate a checkpoint on the validation part that its training kept aside, or on other labelled images.
 
-    The split, the preprocessing and the model come from the checkpoint. The metrics go into the run folder too, as
-    val_best.json or val_last.json.
+    The split, the preprocessing and the model come from the checkpoint. The metrics go into the run folder too, with
+    the data and the options: as val_best.json (val_last.json), on other images val_best_<split>_<fingerprint>.json.
 
     Returns:
         The metrics.
@@ -89,27 +98,32 @@ def val(**flags: Any) -> dict[str, Any]:
     Examples:
         python main.py val --load-path=last
         python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
+        python main.py val --load-path=last --train-data-root=DIR --split=all
     """
     opt, checkpoint = saved.load_saved("val", flags)
-    from engine.loop import validate
     from engine.setup import load_task, val_loader
+    from engine.validation import validate
     from runs import results
 
     dataset, metadata = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]
     if dataset.classes != metadata["classes"]:
         raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {metadata['classes']}")
-    items = dataset.split(opt.val_fraction, opt.seed)[1]
+    items = dataset.part(opt.split, opt.val_fraction, opt.seed)
     fingerprint = dataset.fingerprint(items)
-    if fingerprint != metadata["images"].get("val_files", fingerprint):
+    own = opt.split == "val" and fingerprint == metadata["images"].get("val_files", fingerprint)
+    if opt.split == "val" and not own:
         warning = "its files are not those of the training, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
     task = load_task(opt, checkpoint)
     epoch = f" of epoch {checkpoint['trainer']['epoch']}" if "trainer" in checkpoint else ""
     with val_loader(opt, dataset, items, task) as loader:
-        print(f"{opt.model}{epoch} on {len(items)} validation images of {dataset.root}")
+        print(f"{opt.model}{epoch} on {len(items)} {SPLITS[opt.split]} images of {dataset.root}")
         metrics, bad = validate(task, loader)
     print(task.messages(task).table(metrics))
-    results.write_json(Path(opt.load_path), {"images": len(items), "classes": task.classes, **metrics})
+    source = {"dataset": opt.dataset, "root": str(dataset.root), "split": opt.split, "fingerprint": fingerprint}
+    values = {"images": len(items), "classes": task.classes, **metrics, "options": opt.read_by("val")}
+    if path := results.write_metrics(Path(opt.load_path), source, own, values):
+        print(f"\nwritten to {path}")
     for line in bad:
         print(f"replaced by another image of its class: {line}")
     return metrics
@@ -130,10 +144,9 @@ def test(**flags: Any) -> list[tuple]:
         python main.py test --load-path=net.pth --model=ResNet34 --test-data-root=data/test1
     """
     opt, checkpoint = saved.load_saved("test", flags)
-    from data import unlabelled
+    found, others = find_unlabelled(opt.test_data_root)
 
-    found = unlabelled.find(opt.test_data_root)
-
+    from data.batch import collect_bad_images
     from engine.device import oom_as_failure
     from engine.setup import load_task, test_loader
     from runs import results
@@ -141,9 +154,15 @@ def test(**flags: Any) -> list[tuple]:
 
     task = load_task(opt, checkpoint)
     with test_loader(opt, [path for _, path in found], task) as loader, oom_as_failure(opt, task.preprocess.image_size):
-        predictions = task.predict(with_progress(loader, "labelling", len(found)))
-        rows = results.write_csv(opt.result_file, [name for name, _ in found], predictions, task.classes)
-    print(f"{opt.result_file}: {len(rows)} rows, {results.meaning(task.classes)}")
+        bad: list[str] = []
+        predictions = task.predict(collect_bad_images(with_progress(loader, "labelling", len(found)), bad))
+        ids, fill = [name for name, _ in found], opt.on_bad_image == "fill"
+        rows = results.write_csv(opt.result_file, ids, predictions, task.classes, opt.logits, fill)
+    for line in bad:
+        print(f"{'row of equal odds' if fill else 'no row'}: {line}")
+    if others:
+        print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
+    print(f"{opt.result_file}: {counted(len(rows), 'row')}, {results.meaning(task.classes)}")
     return rows
 
 

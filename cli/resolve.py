@@ -44,7 +44,7 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
     given_places = {name: places[name] for name in given}
     if saved is not None or (command in LEARN and not opt.resume):  # else the model is not known yet
         _check_task(opt, given_places)
-        _check_effect(opt, given_places, saved or {})
+        _check_effect(command, opt, given_places, saved or {})
         if command in LEARN:
             _check_arguments(opt, given_places)
     if command in LEARN and opt.dataset is None:
@@ -141,7 +141,7 @@ def _where(name: str, places: Mapping[str, str]) -> str:
     return places[name] if places[name].startswith("--") else f"{places[name]}: {name}"
 
 
-def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, Any]) -> None:
+def _check_effect(command: str, opt: Config, places: Mapping[str, str], saved: Mapping[str, Any]) -> None:
     """Refuses options, given in `places`, that the others leave without effect.
 
     A preset describes a whole: what a flag beside it leaves without effect is no mistake of the user's.
@@ -155,6 +155,8 @@ def _check_effect(opt: Config, places: Mapping[str, str], saved: Mapping[str, An
         reasons["warmup"] = ("scheduler", "onecycle has its own")
     if opt.scheduler != "plateau":
         reasons["lr_decay"] = ("scheduler", f"it is the factor of plateau, and the scheduler is {opt.scheduler}")
+    if opt.on_bad_image == "fill" and command != "test":
+        raise UsageError(f"--on-bad-image=fill is for test, which fills a row: {command} takes fail or skip")
     for name, (decider, reason) in reasons.items():
         place = places.get(name, "")
         flag, overridden = place.startswith("--"), places.get(decider, "").startswith("--")

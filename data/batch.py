@@ -12,6 +12,7 @@ from data.augment import Augment
 from data.sampler import Key
 from utils.errors import UsageError
 
+UNREADABLE = -2  # the label of an image that cannot be read, where its place is to stay
 Sample = tuple[np.ndarray, int, Key, list[str]]  # ((S, S, C) uint8, label, key, errors of images it replaces)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import warnings
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 
 from data.augment import Augment
@@ -25,6 +27,8 @@ from utils.progress import in_threads
 CACHE = Path("data/cache")
 IN_MEMORY = 2**30  # bytes; up to this size --cache=auto keeps images in memory
 AT_ONCE = 256  # images resized in one call
+SAMPLE = 1024  # bytes of each file that --cache=disk looks at
+VERSION = 2  # of how pixels are read: raised when the same file gives other pixels
 
 
 class CachedLoader(EpochLoader):
@@ -70,7 +74,7 @@ class CachedLoader(EpochLoader):
 
 
 def load_cached(
-    dataset: ImageData, items: Items, preprocess: Preprocess, cache: str, replace_bad: bool, crops: bool
+    dataset: ImageData, items: Items, preprocess: Preprocess, cache: str, on_bad: str, crops: bool
 ) -> tuple[torch.Tensor, dict[int, str]] | None:
     """Decodes the images of `items` once, if that is possible and worthwhile.
 
@@ -93,19 +97,19 @@ def load_cached(
     if (pixels := dataset.pixels(items)) is not None:
         return resized(torch.from_numpy(pixels), preprocess), {}
     if cache == "disk":
-        return on_disk(dataset, items, preprocess, replace_bad)
+        return on_disk(dataset, items, preprocess, on_bad)
     too_large = len(items) * side * side * dataset.channels > IN_MEMORY
     if cache == "off" or crops or too_large or not dataset.deterministic:
         return None
     bad: dict[int, str] = {}
-    return torch.from_numpy(np.concatenate(list(decoded(dataset, items, preprocess, replace_bad, bad)))), bad
+    return torch.from_numpy(np.concatenate(list(decoded(dataset, items, preprocess, on_bad, bad)))), bad
 
 
 def decoded(
-    dataset: ImageData, items: Items, preprocess: Preprocess, replace_bad: bool, bad: dict[int, str]
+    dataset: ImageData, items: Items, preprocess: Preprocess, on_bad: str, bad: dict[int, str]
 ) -> Iterator[np.ndarray]:
     """The middle squares in parts of (n, S, S, C) uint8, read by threads; shows progress, fills `bad`."""
-    images = ImageDataset(items, preprocess, seed=0, crop=False, replace_bad=replace_bad, dataset=dataset)
+    images = ImageDataset(items, preprocess, seed=0, crop=False, on_bad=on_bad, dataset=dataset)
     done = 0
     for results in in_threads(lambda index: images[0, index, index], range(len(items)), "reading", cores()):
         samples: list[Sample] = []
@@ -119,47 +123,74 @@ def decoded(
 
 
 def on_disk(
-    dataset: ImageData, items: Items, preprocess: Preprocess, replace_bad: bool
+    dataset: ImageData, items: Items, preprocess: Preprocess, on_bad: str
 ) -> tuple[torch.Tensor, dict[int, str]]:
-    """The middle squares in a file of CACHE, mapped into memory; writes the file if there is none.
+    """The middle squares in a file of CACHE, mapped into memory; writes the file if there is none that can be read.
 
-    The file's name has a hash of the source files' names, sizes and times, so changed files get another cache
-    file.
+    The file's name has a hash of what the pixels depend on: so changed files get another cache file.
     """
     side, channels = preprocess.image_size, len(preprocess.mean)
-    lines = [_stamp(dataset, path) for path, _ in items]
-    lines.append(f"{channels} {replace_bad}")
-    if (preprocess.interpolation, preprocess.crop_pct) != ("bilinear", 1):
-        lines.append(f"{preprocess.interpolation} {preprocess.crop_pct}")
+    lines = [str(dataset.root.resolve()), *(_stamp(dataset, path) for path, _ in items)]
+    lines.append(f"{VERSION} {PIL.__version__} {channels} {on_bad} {preprocess.interpolation} {preprocess.crop_pct}")
     key = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-    path = CACHE / f"{dataset.root.name}_{side}_{key[:16]}.npy"
-    if not path.exists():
+    path, shape = CACHE / f"{dataset.root.name}_{side}_{key[:16]}.npy", (len(items), side, side, channels)
+    found = _load(path, shape)
+    if found is None:
+        _write(path, shape, dataset, items, preprocess, on_bad)
+        found = _load(path, shape)
+        assert found is not None  # it was just written
+    return found
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> tuple[torch.Tensor, dict[int, str]] | None:
+    """What a cache file holds; None if there is none, or it is damaged."""
+    try:
+        array = np.load(path, mmap_mode="r")
+        bad = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if array.shape != shape or array.dtype != np.uint8:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that the array is read-only
+            return torch.from_numpy(array), {int(index): str(line) for index, line in bad.items()}
+    except (OSError, EOFError, ValueError, AttributeError):
+        return None
+
+
+def _write(
+    path: Path, shape: tuple[int, ...], dataset: ImageData, items: Items, preprocess: Preprocess, on_bad: str
+) -> None:
+    with files.disk_errors_as_failure(CACHE):
         CACHE.mkdir(parents=True, exist_ok=True)
-        shape, errors = (len(items), side, side, channels), dict[int, str]()
+        files.remove_parts(CACHE, older_than=3600)  # of a process that was killed; a younger one may be at work
         size, free = int(np.prod(shape)), shutil.disk_usage(CACHE).free
-        if size > free:
-            raise RunError(f"--cache=disk needs {size / 2**20:.0f} MiB in {CACHE}, and {free / 2**20:.0f} MiB are free")
-        with files.atomic_write(path, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in decoded(dataset, items, preprocess, replace_bad, errors):
-                file.write(part.data)
-            with files.atomic_write(path.with_suffix(".json")) as notes:
-                json.dump(errors, notes)
-        print(f"{path}: {len(items)} images of {side}x{side}, {size / 2**20:.0f} MiB; it can be deleted")
-    bad = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the array is read-only
-        return torch.from_numpy(np.load(path, mmap_mode="r")), {int(index): line for index, line in bad.items()}
+    if size > free:
+        raise RunError(f"--cache=disk needs {size / 2**20:.0f} MiB in {CACHE}, and {free / 2**20:.0f} MiB are free")
+    errors: dict[int, str] = {}
+    with files.atomic_write(path, "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in decoded(dataset, items, preprocess, on_bad, errors):
+            file.write(part.data)
+        with files.atomic_write(path.with_suffix(".json")) as notes:
+            json.dump(errors, notes)
+    images, mib = f"{shape[0]} images of {shape[1]} x {shape[2]}", size / 2**20
+    print(f"{path}: {images}, {mib:.0f} MiB; it can be deleted")
 
 
 def _stamp(dataset: ImageData, path: Path) -> str:
-    """Name, size and time of the file behind an item."""
+    """What tells the file behind an item from any other: its name, what the system says of it, some of its bytes."""
     source = dataset.load(path)
     if not isinstance(source, Path):
         raise UsageError(f"--cache=disk needs image files, which {dataset.name} does not give: leave it out")
-    stat = source.stat()
-    return f"{path.relative_to(dataset.root).as_posix()} {stat.st_size} {stat.st_mtime_ns}"
+    try:
+        with source.open("rb", buffering=0) as file:
+            stat = os.fstat(file.fileno())
+            file.seek(max(stat.st_size // 2 - SAMPLE // 2, 0))
+            digest = hashlib.blake2b(file.read(SAMPLE), digest_size=8).hexdigest()
+    except OSError as e:
+        raise UsageError(f"image {files.printable(source)} cannot be read: {e.strerror}") from e
+    facts = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino
+    return f"{path.relative_to(dataset.root).as_posix()} {' '.join(map(str, facts))} {digest}"
 
 
 def resized(images: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.listing import files_below, find_unlabelled, first_files, image_files, is_image
+from data.listing import endings, files_below, find_unlabelled, first_files, folders_in, image_files, is_image
 from utils.errors import UsageError
+from utils.files import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ImageData", "Items", "first_files",
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Items = list[tuple[Path, int]]
+SHOWN = 5  # classes in a line
 
 
 class ImageData:
@@ -28,6 +30,7 @@ class ImageData:
         classes: class names; a label is an index into this list.
         items: (path, label) of every image, sorted by path.
         val_items: the validation part that the set itself defines, not part of `items`; [] if it has none.
+        test_items: the test part that the set itself defines, for `val --split=test`; [] if it has none.
         notes: lines about what was read, which training prints first.
         home: the folder that is read if none is given.
         layout: what the folder should hold, in words.
@@ -41,6 +44,7 @@ class ImageData:
     classes: list[str]
     items: Items
     val_items: Items = []
+    test_items: Items = []
     notes: list[str] = []
     home: str = "data/train"
     layout: str = ""
@@ -82,15 +86,16 @@ class ImageData:
             )
         if test:
             self.classes, self.transforms = [], transforms
-            found = find_unlabelled(self.root)
+            found, _ = find_unlabelled(self.root)
             self.items = [(path, -1) for _, path in found]
             names = [name for name, _ in found]
-            self._ids = [int(name) for name in names] if all(map(str.isdecimal, names)) else names
+            numbers = all(name.isdecimal() and str(int(name)) == name for name in names)
+            self._ids = [int(name) for name in names] if numbers else names
             return
         try:
             self.classes, self.items = self.scan(self.root)
         except OSError as e:
-            raise UsageError(f"{e.filename} cannot be read: {e.strerror}") from e
+            raise UsageError(f"{printable(e.filename)} cannot be read: {e.strerror}") from e
         if not self._usable(self.classes, self.items):
             raise UsageError(f"{self.root} is no {self.name} data set: {self._lacks()}.{self._nearby()}")
         self._select(transforms, train)
@@ -161,9 +166,35 @@ class ImageData:
             train += mine[cut:]
         return sorted(train), sorted(val)
 
+    def part(self, split: str, val_fraction: float | None, seed: int) -> Items:
+        """The items of a split: "train" or "val" as in `split`, "test", or "all" that have labels.
+
+        Raises:
+            UsageError: the set defines no test part.
+        """
+        if split == "all":
+            return sorted({*self.items, *self.val_items, *self.test_items})
+        if split == "test":
+            if not self.test_items:
+                raise UsageError(f"{self.name} in {self.root} has no test part: use --split=val, train or all")
+            return self.test_items
+        return self.split(val_fraction, seed)[split == "val"]
+
+    def summary(self, image_size: int | None) -> str:
+        """What was read, in one line: classes, their images, the side at which the net sees them, what is left out."""
+        count = Counter(label for _, label in self.items + self.val_items)
+        names = [f"{name} {count[label]}" for label, name in enumerate(self.classes[:SHOWN])]
+        few, many = min(count.values()), max(count.values())
+        more = f", ... {few} to {many} images each" if len(self.classes) > SHOWN else ""
+        classes = f"{len(self.classes)} class{'es' if len(self.classes) > 1 else ''}: {', '.join(names)}{more}"
+        left = self.left_out()
+        place = printable(left[0].relative_to(self.root)) if left else ""
+        out = f"; {counted(len(left), 'file')} left out ({endings(left)}), as {place}" if left else ""
+        return f"{self.name} in {printable(self.root)}: {classes}; seen at {image_size} x {image_size} pixels{out}"
+
     def left_out(self) -> list[Path]:
-        """The files under the root that do not belong to the set, sorted; without those in hidden folders."""
-        taken = {path for path, _ in self.items + self.val_items}
+        """The files under the root that do not belong to the set, sorted; without hidden ones."""
+        taken = {path for path, _ in self.items + self.val_items + self.test_items}
         return sorted(path for path in files_below(self.root) if path not in taken)
 
     def fingerprint(self, items: Items) -> str:
@@ -192,5 +223,5 @@ class ImageData:
 
     def _nearby(self) -> str:
         """A hint at the sub-folder that the user may have meant."""
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
+        folders = folders_in(self.root)
         return next((f" Did you mean {folder}?" for folder in folders if self.matches(folder)), "")

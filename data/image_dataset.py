@@ -6,12 +6,14 @@ from functools import cached_property
 
 from torch.utils.data import Dataset
 
-from data.batch import Sample
+from data.batch import UNREADABLE, Sample
 from data.image_data import ImageData, Items
 from data.sampler import Key
 from data.transforms import Preprocess
 from utils.errors import UsageError
 
+REMEDY = "--on-bad-image=skip takes another of its class; `python main.py check` lists all such images"
+TEST_REMEDY = "--on-bad-image=skip leaves out the rows of such images, --on-bad-image=fill gives them equal odds"
 TRIES = 20  # images of the same class that are tried if one cannot be read
 
 
@@ -20,7 +22,8 @@ class ImageDataset(Dataset):
 
     Args:
         crop: take random crops.
-        replace_bad: take another image of the same class if one cannot be read.
+        on_bad: an image that cannot be read: "fail", "skip": take another one of the same class, "blank": give
+            black pixels, labelled UNREADABLE.
         dataset: where `items` come from; None: they are image files.
     """
 
@@ -30,11 +33,11 @@ class ImageDataset(Dataset):
         preprocess: Preprocess,
         seed: int,
         crop: bool,
-        replace_bad: bool,
+        on_bad: str,
         dataset: ImageData | None = None,
     ) -> None:
         self.items, self.preprocess, self.seed, self.crop = items, preprocess, seed, crop
-        self.replace_bad, self.dataset = replace_bad, dataset
+        self.on_bad, self.dataset = on_bad, dataset
 
     def __len__(self) -> int:
         return len(self.items)
@@ -55,9 +58,11 @@ class ImageDataset(Dataset):
                 image = self.preprocess.train(source, words) if self.crop else self.preprocess.eval(source)
                 return image, label, (epoch, index, draw), bad
             except UsageError as e:
-                if not self.replace_bad:
-                    return e
+                if self.on_bad == "fail":
+                    return UsageError(f"{e}. {REMEDY if label >= 0 else TEST_REMEDY}")
                 bad.append(str(e))
+                if self.on_bad == "blank":
+                    return self.preprocess.blank(), UNREADABLE, key, bad
                 if len(bad) > TRIES:
                     return UsageError(f"{len(bad)} images of one class cannot be read, the last: {e}")
                 index = others.choice(self._of_class[label])

@@ -1,33 +1,105 @@
 """Lists the files of a folder: which of them are images, and the ids of images without labels."""
 
+import functools
 import itertools
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import UsageError
+from utils.files import printable
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+JUNK = {
+    "@eaDir",
+    "__MACOSX",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+}  # made by systems, not by users
+IDENTIFIED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognizes and does not read itself
+# endings that are not worth opening the file for
+NO_IMAGES = {
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst", ".html", ".htm", ".log"),
+    *(".py", ".ipynb", ".sh", ".ini", ".db", ".pdf", ".doc", ".docx", ".xls", ".xlsx"),
+    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
+    *(".npy", ".npz", ".pkl", ".mat", ".pt", ".pth", ".h5", ".hdf5", ".mp3", ".mp4", ".avi", ".mov", ".wav"),
+}
+NAMED = 5  # endings in a line
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is an image; hidden files never are."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def files_below(root: Path, recursive: bool = True) -> Iterator[Path]:
+    """Every file in `root`, and if `recursive` below it, in no particular order; links are followed.
+
+    Hidden files and folders, and those that systems make (JUNK), are left out; pipes, devices and links that
+    lead nowhere too.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    pending: list[tuple[Path, frozenset]] = [(root, frozenset([_identity(root)]))]  # with the folders that lead there
+    while pending:
+        folder, above = pending.pop()
+        for entry in _visible(folder):
+            path = Path(entry.path)
+            if not _is_folder(entry):
+                if _is_file(entry):
+                    yield path
+            elif recursive and (identity := _identity(path)) not in above:  # a link may lead back
+                pending.append((path, above | {identity}))
 
 
-def files_below(root: Path) -> Iterator[Path]:
-    """Every file below `root`, in no particular order; skips hidden folders and those that cannot be read."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names)
+def folders_in(root: Path) -> list[Path]:
+    """The sub-folders of `root`, sorted; without hidden ones, and those that systems make.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return sorted(Path(entry.path) for entry in _visible(root) if _is_folder(entry))
+
+
+def list_images(root: Path, recursive: bool = True) -> tuple[list[Path], list[Path]]:
+    """(images, other files) in `root`, and if `recursive` below it; sorted."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(files_below(root, recursive)):
+        (images if is_image(path) else others).append(path)
+    return images, others
 
 
 def image_files(root: Path, recursive: bool = True) -> list[Path]:
-    """The image files in `root`, and if `recursive` in its sub-folders that are not hidden; sorted."""
-    paths = files_below(root) if recursive else root.iterdir()
-    return sorted(path for path in paths if is_image(path) and path.is_file())
+    """The images in `root`, and if `recursive` below it; sorted."""
+    return list_images(root, recursive)[0]
+
+
+def is_image(path: Path) -> bool:
+    """Whether Pillow reads such files: by the ending, and where that is none of an image by the first bytes.
+
+    Hidden files never are.
+    """
+    suffix = path.suffix.lower()
+    if path.name.startswith(".") or suffix in NO_IMAGES:
+        return False
+    return suffix in suffixes() or _opens(path)
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The endings of the formats that Pillow reads."""
+    from PIL import Image
+
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in IDENTIFIED)
+
+
+def _opens(path: Path) -> bool:
+    from PIL import Image
+
+    with suppress(Exception), Image.open(path) as image:  # Pillow raises all sorts of errors
+        return image.format not in IDENTIFIED
+    return False
 
 
 def first_files(folder: Path, count: int = 100) -> list[Path]:
@@ -37,30 +109,72 @@ def first_files(folder: Path, count: int = 100) -> list[Path]:
     return []
 
 
-def find_unlabelled(root: str | Path) -> list[tuple[str, Path]]:
-    """The images of a folder and its sub-folders, or one image file, as (id, path) sorted by id.
+def endings(paths: Iterable[Path]) -> str:
+    """How many files of which ending: `.txt 30, .heic 7`."""
+    count = Counter(printable(path.suffix.lower()) or "without an ending" for path in paths).most_common()
+    more = [f"{len(count) - NAMED} other endings"] if len(count) > NAMED else []
+    return ", ".join([*(f"{suffix} {number}" for suffix, number in count[:NAMED]), *more])
 
-    The id of `<number>.jpg` is the number, any other id is the path below `root`. Numbers come first, in
-    order.
+
+def find_unlabelled(root: str | Path) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """The images of a folder and its sub-folders, or one image file.
+
+    The id of `0001.jpg` is 0001, any other id is the path below the folder; of two images `1.jpg` and `1.png`
+    too. If all images lie in one sub-folder, that is the folder. The order is that of the numbers in the ids.
+
+    Returns:
+        [(id, path)], and the files that are no images.
 
     Raises:
-        UsageError: there is no such file or folder, or it holds no image.
+        UsageError: there is no such file or folder, it cannot be read, or it holds no image.
     """
-    root = Path(root)
-    if root.is_file():
-        paths, folder = [root], root.parent
-    elif root.is_dir():
-        paths, folder = image_files(root), root
+    root, others = Path(root), list[Path]()
+    if root.is_dir():
+        try:
+            paths, others = list_images(root)
+        except OSError as e:
+            raise UsageError(f"{printable(e.filename)} cannot be read: {e.strerror}") from e
+    elif root.is_file():
+        paths = [root]
     else:
         raise UsageError(f"no folder or image {root}: give the images to label as --test-data-root=DIR or FILE")
     if not paths:
-        raise UsageError(f"{root} holds no images: give the images to label as --test-data-root=DIR or FILE")
-    count = Counter(int(path.stem) for path in paths if _is_number(path, folder))
-    unique = {path for path in paths if _is_number(path, folder) and count[int(path.stem)] == 1}  # not 1.jpg and 1.png
-    numbered = sorted((int(path.stem), path) for path in unique)
-    named = sorted((path.relative_to(folder).as_posix(), path) for path in paths if path not in unique)
-    return [(str(number), path) for number, path in numbered] + named
+        found = f"; it holds {endings(others)}" if others else ""
+        raise UsageError(f"{root} holds no images{found}: give the images to label as --test-data-root=DIR or FILE")
+    parents = {path.parent for path in paths}
+    folder = parents.pop() if len(parents) == 1 else root
+    count = Counter(path.stem for path in paths if _is_number(path, folder))
+    ids = [path.stem if count[path.stem] == 1 else path.relative_to(folder).as_posix() for path in paths]
+    return sorted(zip(ids, paths, strict=True), key=lambda pair: (_natural(pair[0]), pair)), others
 
 
 def _is_number(path: Path, folder: Path) -> bool:
     return path.parent == folder and path.stem.isascii() and path.stem.isdigit()
+
+
+def _natural(text: str) -> list[tuple[int, int | str]]:
+    """A sort key by which `2` comes before `10`, and numbers before words."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+
+
+def _visible(folder: Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    with suppress(OSError):  # a link that leads to itself
+        return entry.is_dir()
+    return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    with suppress(OSError):
+        return entry.is_file()
+    return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino

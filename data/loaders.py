@@ -67,7 +67,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
 
     Args:
         augment: take random crops and augment them; None: take the middle square.
-        replace_bad: take another image of the same class if one cannot be read.
+        on_bad: what to do with an image that cannot be read, see ImageDataset.
         pin: copy batches into page-locked memory, so that they go to a GPU asynchronously.
         timeout: seconds to wait for a batch from the workers.
         dataset: where `items` come from; None: they are image files.
@@ -80,7 +80,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
         batch_sampler: EpochBatchSampler,
         num_workers: int = 0,
         augment: Augment | None = None,
-        replace_bad: bool = False,
+        on_bad: str = "fail",
         pin: bool = False,
         timeout: float = 300,
         dataset: ImageData | None = None,
@@ -89,7 +89,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
         self.processes: set[multiprocessing.process.BaseProcess] = set()
         weakref.finalize(self, _kill, self.processes)
         super().__init__(
-            ImageDataset(items, preprocess, batch_sampler.seed or 0, augment is not None, replace_bad, dataset),
+            ImageDataset(items, preprocess, batch_sampler.seed or 0, augment is not None, on_bad, dataset),
             batch_sampler=batch_sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

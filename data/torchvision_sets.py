@@ -1,26 +1,26 @@
-"""The data sets of torchvision: downloaded, verified and read by its own classes."""
+"""The data sets of torchvision: verified and read by its own classes."""
 
 import functools
 import gzip
 import importlib.util
 import inspect
-import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data import idx
 from data.array_data import ArrayData
+from data.download import download, downloads
 from data.image_data import ImageData
 from data.torch_dataset import TorchDataset, arrays_of, common_classes, labels_of
-from data.torchvision_table import TABLE, TorchvisionSet
+from data.torchvision_table import TABLE
 from utils import files
 from utils.errors import UsageError
-
-ARCHIVES = (".gz", ".tgz", ".zip", ".tar", ".bz2")
 
 
 @functools.cache
@@ -46,6 +46,8 @@ class _Arrays(ArrayData):
         for part in parts.values():
             pairs += [arrays_of(part, name), labels_of(part, name)]
         super().__init__(*pairs, classes=_classes(name, parts), root=root, transforms=transforms, train=train)
+        if name in idx.PAIRS:
+            _check_mean(name, root, self.arrays["train"])
 
 
 class _Files(TorchDataset):
@@ -80,16 +82,42 @@ def open_parts(name: str, root: Path) -> dict[str, Any]:
     if spec.requires and importlib.util.find_spec(spec.requires) is None:
         raise UsageError(f"{name} needs the package {spec.requires}: pip install {spec.requires}")
     parts = [source_arguments(source, arguments) for arguments in spec.parts]
+    if name in idx.PAIRS:
+        _prepare_idx(name, root / name / "raw", source)
     with suppress(Exception):  # not there, or incomplete: torchvision raises all sorts of errors
-        return _opened(source, root, parts)
+        return opened(source, root, parts)
+    download(name, spec, source, root, parts, opened)
+    return opened(source, root, parts)
+
+
+def _prepare_idx(name: str, raw: Path, source: Any) -> None:
+    """Checks the files of MNIST and its relatives, and unpacks them: torchvision reads them unpacked.
+
+    Raises:
+        UsageError: they are damaged, misnamed, of another set, or do not match.
+    """
+    from torchvision import datasets
+
+    originals = {
+        md5: f"{other}/{file}" for other in ("MNIST", "FashionMNIST", "KMNIST")
+        for file, md5 in getattr(datasets, other).resources
+    }  # fmt: skip
+    idx.check_packed(raw, originals)
     try:
-        _unpack(root / name / "raw")
+        _unpack(raw)
     except (OSError, EOFError, zlib.error) as e:
-        raise UsageError(f"the files in {root} cannot be unpacked ({e}): put complete copies there") from e
-    with suppress(Exception):
-        return _opened(source, root, parts)
-    _download(name, spec, source, root, parts)
-    return _opened(source, root, parts)
+        raise UsageError(f"the files in {raw} cannot be unpacked ({e}): put complete copies there") from e
+    classes = source.classes_split_dict["balanced"] if name == "EMNIST" else source.classes
+    idx.check_unpacked(raw, idx.PAIRS[name], len(classes))
+
+
+def _check_mean(name: str, root: Path, images: np.ndarray) -> None:
+    """Refuses the images of a relative of MNIST that lie in the folder of another: their mean tells."""
+    own, mean = TABLE[name].facts.get("mean", (0,))[0], float(images.mean()) / 255
+    for other in idx.PAIRS:
+        theirs = TABLE[other].facts.get("mean", (0,))[0]
+        if len(images) == 60_000 and abs(mean - theirs) < 1e-4 < abs(mean - own):
+            raise UsageError(f"{root / name} holds the images of {other}: use --dataset={other}, or replace them")
 
 
 def source_arguments(source: type, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -98,59 +126,11 @@ def source_arguments(source: type, arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, **loader}
 
 
-def _opened(source: type, root: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def opened(source: type, root: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
     if not root.is_dir():
         raise FileNotFoundError(root)  # before a class makes it
-    offline = {"download": False} if _downloads(source) else {}
+    offline = {"download": False} if downloads(source) else {}
     return {part: source(root, **kw, **offline) for part, kw in zip(("train", "val"), parts, strict=False)}
-
-
-def _downloads(source: type) -> bool:
-    passes_on = ("EMNIST", "QMNIST")  # to MNIST
-    return "download" in inspect.signature(source).parameters or source.__name__ in passes_on
-
-
-def _download(name: str, spec: TorchvisionSet, source: type, root: Path, parts: list[dict[str, Any]]) -> None:
-    """Downloads into a folder beside, which is moved to `root` when all is there and verified."""
-    place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    files.check_writable(root, "--train-data-root", folder=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as temp:
-        links = _link_archives(root, Path(temp))
-        try:
-            if not _downloads(source):
-                raise RuntimeError("torchvision does not download it")
-            for arguments in parts:
-                source(Path(temp), **arguments, download=True)
-        except (OSError, RuntimeError, ValueError) as e:
-            reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
-            raise UsageError(
-                f"{root} does not hold {name}, and it cannot be downloaded ({reason}). "
-                f"Put there, from another machine: {spec.needed}"
-            ) from e
-        for link in links:
-            link.unlink(missing_ok=True)
-        root.mkdir(parents=True, exist_ok=True)
-        for path in Path(temp).iterdir():
-            _move(path, root / path.name)
-
-
-def _link_archives(root: Path, temp: Path) -> list[Path]:
-    """Links to the archives in `root` and its folders, so that torchvision need not download them."""
-    found = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.name.endswith(ARCHIVES)]
-    links = [temp / path.relative_to(root) for path in found]
-    for path, link in zip(found, links, strict=True):
-        link.parent.mkdir(exist_ok=True)
-        os.symlink(path.absolute(), link)
-    return links
-
-
-def _move(path: Path, target: Path) -> None:
-    """Moves a file, or what is in a folder, in place of what was there."""
-    if path.is_dir() and target.is_dir():
-        for below in path.iterdir():
-            _move(below, target / below.name)
-    else:
-        path.rename(target)
 
 
 def _unpack(folder: Path) -> None:

@@ -70,6 +70,10 @@ class Preprocess:
         """The middle square, (S, S, C) uint8: the same as Resize(S / crop_pct), CenterCrop(S)."""
         return self._read(source, lambda size: center_square(size, self.crop_pct))
 
+    def blank(self) -> np.ndarray:
+        """(S, S, C) uint8, black."""
+        return np.zeros((self.image_size, self.image_size, len(self.mean)), dtype=np.uint8)
+
     def resize(self, images: torch.Tensor) -> torch.Tensor:
         """(N, H, W, C) uint8 -> (N, S, S, C) uint8; the values are those of PIL within 1."""
         size, mode = (self.image_size, self.image_size), INTERPOLATIONS[self.interpolation]

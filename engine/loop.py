@@ -6,29 +6,27 @@ that was stopped anywhere ends with the same weights, bit for bit.
 """
 
 import bdb
-import math
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import torch
 
 from config import Config
-from data.loaders import Batch, EpochLoader, collect_bad_images
+from data.loaders import Batch, EpochLoader
 from engine.device import oom_as_failure
 from engine.state import EpochProgress, TrainerState
 from engine.stop_control import StopControl, open_debugger
 from engine.tasks.base import NonFiniteError, Task
+from engine.validation import not_finite, validate
 from runs.run import Run
 from utils import checkpoints, pictures
-from utils.errors import RunError, Stopped, UsageError
+from utils.errors import RunError, Stopped
 from utils.files import printable
-from utils.progress import Progress, with_progress
+from utils.progress import Progress
 
 MAX_SKIPPED = 20  # steps in a row that may be left out before there is no sense in training on
 PREVIEWED = 64  # augmented images in a picture
@@ -83,6 +81,16 @@ class Trainer:
             raise
         return self.state
 
+    def report_lr(self) -> None:
+        """Says at which learning rate a run goes on whose schedule has changed, as by another --max-epoch."""
+        before = self.task.lr()
+        self.set_progress()
+        self.run.log(f"learning rate: {before:.3g} before, {self.task.lr():.3g} now")
+
+    def set_progress(self) -> None:
+        state = self.state
+        self.task.set_progress((state.epoch + state.progress.seen / len(self.train.items)) / self.opt.max_epoch)
+
     def train_epoch(self) -> None:
         """The rest of an epoch's steps."""
         state, progress, opt = self.state, self.state.progress, self.opt
@@ -104,12 +112,12 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """One training step, counted; its metrics wait in `pending_steps`."""
-        task, opt, state, progress = self.task, self.opt, self.state, self.state.progress
+        task, opt, state = self.task, self.opt, self.state
         self.savable = False
         if state.step == 0 and self.run.keeps_pictures:
             self.run.picture("augmented", pictures.grid(task.preview(batch)[:PREVIEWED].numpy()))
         torch.manual_seed(zlib.crc32(f"{opt.seed}/{state.step}".encode()))
-        task.set_progress((state.epoch + progress.seen / len(self.train.items)) / opt.max_epoch)
+        self.set_progress()
         lr, metrics = task.lr(), {}
         try:
             with oom_as_failure(opt, opt.image_size):
@@ -241,41 +249,3 @@ class Trainer:
                 run.log(f"{what}, saved as {saved[0]}. To resume: {run.how_to_resume}")
             else:
                 run.log(f"{what}; the last good checkpoint is {saved[0]}. To resume from it: {run.how_to_resume}")
-
-
-def not_finite(state: dict[str, Any]) -> str | None:
-    """The first weight that holds NaN or infinity, in those of a task's state that are state dicts of nets."""
-    for net in (value for value in state.values() if isinstance(value, dict)):
-        floats = {k: v for k, v in net.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
-        if name := next((k for k, v in floats.items() if not v.isfinite().all()), None):
-            return name
-    return None
-
-
-def validate(
-    task: Task, loader: EpochLoader, interruptible: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
-) -> tuple[dict[str, Any], list[str]]:
-    """Evaluates the task on all images of `loader`, with a progress bar.
-
-    Args:
-        interruptible: wraps the batches where a stop may end the wait for one.
-
-    Returns:
-        The metrics as plain numbers and lists, and a line for each image that could not be read and was replaced.
-
-    Raises:
-        UsageError: a metric that `--monitor` may name is no number.
-        NonFiniteError: the net's output, or the loss, is NaN or infinite.
-    """
-    bad: list[str] = []
-    batches = with_progress(interruptible(loader.set_epoch(0)), "validating", len(loader.items))
-    with oom_as_failure(task.opt, task.preprocess.image_size):
-        values = task.evaluate(collect_bad_images(batches, bad))
-    metrics = {name: v.tolist() if hasattr(v, "tolist") else v for name, v in values.items()}  # of torch and numpy
-    for name in task.metric_modes():
-        if not isinstance(metrics.get(name), Real):
-            raise UsageError(f"the metric {name} is of type {type(metrics.get(name)).__name__}: expected a number")
-    for name in {"loss", task.monitor} & metrics.keys():
-        if not math.isfinite(metrics[name]):
-            raise NonFiniteError(f"the {name} ({metrics[name]})")
-    return metrics, bad

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli import presets
 from cli.resolve import resolve
@@ -12,8 +12,12 @@ from utils import checkpoints, registry
 from utils.errors import RunError, UsageError
 from utils.options import code_flags, dashed
 
+if TYPE_CHECKING:
+    from runs.run import Run
+
 # else the saved state means nothing
 FIXED = ("model", "model_args", "optimizer", "seed", "val_fraction", "freeze", "nz", "ngf", "ndf")
+SCHEDULE = ("max_epoch", "lr", "lr1", "lr2", "scheduler", "warmup", "lr_decay")  # what learning rates depend on
 OWN = ("load_path", "pretrained")  # a resumed run has its own weights
 
 
@@ -35,12 +39,18 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
     code = {name: flags[name] for name in CODE if name in flags and registry.is_external(saved.get(name))}
     opt, before = resolve("train", flags, saved), resolve("train", code, saved)
     for name in FIXED:
-        if getattr(opt, name) != getattr(before, name):
+        then, now = saved[name] if name in code else getattr(before, name), getattr(opt, name)
+        if not _matches(name, then, now):
             raise UsageError(
-                f"{folder} was trained with {name} {getattr(before, name)}, not {getattr(opt, name)}: leave that as it "
-                f"was, or start anew from its weights with --load-path={folder}"
+                f"{folder} was trained with {name} {then}, not {now}: leave that as it was, or start anew from its "
+                f"weights with --load-path={folder}"
             )
     return opt.model_copy(update={"resume": None}), folder
+
+
+def _matches(name: str, then: Any, now: Any) -> bool:
+    """Whether a fixed option is as it was; code of the user's may lie in another place."""
+    return then == now or (name in CODE and registry.same(str(then), str(now)))
 
 
 def for_this_machine(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +112,28 @@ class ResumePoint:
         return self.trainer.get("step", 0)
 
     @property
+    def newest(self) -> Path | None:
+        """The checkpoint, unless it is last.pth already, or a name of it."""
+        return self.path if self.path and self.path.name.startswith("step_") else None
+
+    @property
     def best(self) -> Path | None:
         """The checkpoint where it is the best one; the run may have been killed before it was named so."""
         if not self.checkpoint or self.trainer.get("progress", {}).get("seen"):
             return None
         return self.path if 0 < self.trainer["best_epoch"] == self.epoch else None
+
+    def reschedules(self, opt: Config) -> bool:
+        """Whether the options change the learning rate of the steps to come."""
+        then = self.checkpoint["metadata"]["config"] if self.checkpoint else {}
+        return any(then.get(name, getattr(opt, name)) != getattr(opt, name) for name in SCHEDULE)
+
+    def open_run(self, folder: Path, opt: Config) -> "Run":
+        """The run in `folder`, at this point; without views where it has done its epochs."""
+        from runs.run import Run  # imports numpy
+
+        done = self.epoch >= opt.max_epoch
+        return Run.resume(folder, opt, self.epoch, self.step, self.newest, self.best, views=not done)
 
     def messages(self, folder: Path | None, metadata: dict[str, Any]) -> list[str]:
         """The lines that say where the training is resumed, and what differs.
@@ -124,12 +151,15 @@ class ResumePoint:
         return lines + (["what differs from the saved run:", *(f"  {line}" for line in changed)] if changed else [])
 
 
-def load_latest(folder: Path, classes: list[str]) -> ResumePoint:
+def load_latest(folder: Path, opt: Config, classes: list[str]) -> ResumePoint:
     """Reads the newest good checkpoint of a run folder.
+
+    Args:
+        opt: the options to resume with, from the folder's config.yaml, which may have been edited.
 
     Raises:
         RunError: there are checkpoints, and all are damaged.
-        UsageError: it was trained on others than these classes.
+        UsageError: it was trained on others than these classes, or with other options of those that are FIXED.
     """
     damaged = []
     for path in checkpoints.saved_in(folder):
@@ -145,6 +175,7 @@ def load_latest(folder: Path, classes: list[str]) -> ResumePoint:
                 f"{folder} was trained on the classes {checkpoint['metadata']['classes']}, and these images have "
                 f"{classes}: give its images as --train-data-root=DIR"
             )
+        _check_fixed(folder, opt, checkpoint["metadata"]["config"])
         return ResumePoint(checkpoint, path, damaged)
     if damaged:
         raise RunError(
@@ -152,6 +183,17 @@ def load_latest(folder: Path, classes: list[str]) -> ResumePoint:
             f"To start again: python main.py train --config={folder / 'config.yaml'}"
         )
     return ResumePoint()
+
+
+def _check_fixed(folder: Path, opt: Config, config: Mapping[str, Any]) -> None:
+    """Refuses a config.yaml that was edited where it may not be; `config`: of the checkpoint."""
+    for name in FIXED:
+        then, now = config.get(name, getattr(opt, name)), getattr(opt, name)
+        if not _matches(name, then, now):
+            raise UsageError(
+                f"{folder / 'config.yaml'} says {name} {now}, but its checkpoints were trained with {then}: "
+                f"write {name}: {then}, or start anew from its weights with --load-path={folder}"
+            )
 
 
 def differences(saved: dict[str, Any], metadata: dict[str, Any]) -> list[str]:

@@ -64,21 +64,14 @@ def _from_checkpoint(
         if name in flags and not (name == "dataset" and registry.is_external(saved.get("dataset"))):
             raise UsageError(f"--{dashed(name)} has no effect: {path} says {name} {saved.get(name)}")
     if command != "val":
-        saved["dataset"] = None
+        saved |= {"dataset": None, "on_bad_image": Config.default_of("on_bad_image")}
     check_named(saved, named, ("model", "dataset"), f"{path} was trained with")
-    if "model" in flags and not same_model(resolve(command, {"model": flags["model"]}).model, metadata["model"]):
+    if "model" in flags and not registry.same(resolve(command, {"model": flags["model"]}).model, metadata["model"]):
         raise UsageError(f"{path} holds {metadata['model']}, not {flags['model']}: leave out --model")
     for name in set(CODE) - {"model", "dataset"}:  # code of the user's that is of no use here
         saved[name] = Config.default_of(name)
     saved = for_this_machine(saved) | {"num_workers": None}
     return resolve(command, {**flags, "load_path": str(path)}, saved)
-
-
-def same_model(name: str, other: str) -> bool:
-    """Whether two names mean the same model; an external class may lie in another place now."""
-    if registry.is_external(name) and registry.is_external(other):
-        return name.rpartition(":")[2] == other.rpartition(":")[2]
-    return name == other
 
 
 def _from_weights(

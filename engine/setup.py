@@ -156,9 +156,10 @@ def val_loader(opt: Config, dataset: ImageData, items: Items, task: Task) -> Epo
 
 
 def test_loader(opt: Config, paths: list[Path], task: Task) -> Loader:
-    """Images without labels (-1), in the order given."""
-    items = [(path, -1) for path in paths]
-    return Loader(items, task.preprocess, EpochBatchSampler(len(items), opt.batch_size), **_reading(opt, task.device))
+    """Images without labels (-1), in the order given; an unreadable one keeps its place, unless it ends the work."""
+    items, on_bad = [(path, -1) for path in paths], "fail" if opt.on_bad_image == "fail" else "blank"
+    batches = EpochBatchSampler(len(items), opt.batch_size)
+    return Loader(items, task.preprocess, batches, on_bad=on_bad, **_reading(opt, task.device))
 
 
 def _loader(
@@ -171,14 +172,13 @@ def _loader(
     sample_weights: list[float] | None = None,
 ) -> EpochLoader:
     batches = EpochBatchSampler(len(items), opt.batch_size, opt.seed, sample_weights)
-    skip = opt.on_bad_image == "skip"
-    cached = load_cached(dataset, items, preprocess, opt.cache, skip, crops=augment is not None)
+    cached = load_cached(dataset, items, preprocess, opt.cache, opt.on_bad_image, crops=augment is not None)
     if cached:
         images, bad = cached
         images = device.hold(images) if images.shape[1] == opt.image_size else images  # to be cropped on the CPU
         return CachedLoader(items, images, preprocess, batches, augment, bad)
     reading = _reading(opt, device)
-    return Loader(items, preprocess, batches, augment=augment, replace_bad=skip, dataset=dataset, **reading)
+    return Loader(items, preprocess, batches, augment=augment, on_bad=opt.on_bad_image, dataset=dataset, **reading)
 
 
 def _reading(opt: Config, device: Device) -> dict[str, Any]:

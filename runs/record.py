@@ -80,7 +80,8 @@ class Record(LineFile):
         with files.atomic_write(self.path) as file:
             file.writelines(to_json(event) + "\n" for event in kept)
         self.file.close()
-        self.file = self.path.open("ab", buffering=0)
+        with files.disk_errors_as_failure(self.path):
+            self.file = self.path.open("ab", buffering=0)
         return kept
 
 

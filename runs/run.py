@@ -39,38 +39,52 @@ class Run:
         """A new folder with the resolved config.yaml."""
         sinks.load_all(opt)  # refuses what is none before there is a folder
         parent = Path(opt.checkpoint_dir)
-        parent.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=".", dir=parent))  # a folder without its config never shows
-        os.chmod(hidden, 0o777 & ~files.umask())
-        _write_config(hidden, opt)
-        (hidden / "metrics.jsonl").touch()
+        with files.disk_errors_as_failure(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            hidden = Path(tempfile.mkdtemp(prefix=".", dir=parent))  # a folder without its config never shows
+            os.chmod(hidden, 0o777 & ~files.umask())
+            _write_config(hidden, opt)
+            (hidden / "metrics.jsonl").touch()
         model = opt.model.rpartition(":")[2].replace("/", "_")  # of an external one the class, of timm/NAME timm_NAME
         dataset = (opt.dataset or "").rpartition(":")[2]
-        folder = _named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}")
+        with files.disk_errors_as_failure(parent):
+            folder = _named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}")
         return cls._open(folder, opt, Record(folder / "metrics.jsonl"))
 
     @classmethod
-    def resume(cls, folder: Path, opt: Config, epoch: int, step: int, best: Path | None) -> "Run":
+    def resume(
+        cls,
+        folder: Path,
+        opt: Config,
+        epoch: int,
+        step: int,
+        newest: Path | None,
+        best: Path | None,
+        views: bool = True,
+    ) -> "Run":
         """Resumes in `folder` after `epoch` epochs and `step` steps, to which the record is cut back.
 
+        A run that was killed while it saved gets the names that it still lacks.
+
         Args:
-            best: the checkpoint that best.pth must be; None where that is known to be so.
+            newest, best: the checkpoints that last.pth and best.pth must be; None where that is known to be so.
         """
         record = Record(folder / "metrics.jsonl")
-        run = cls._open(folder, opt, record)
+        run = cls._open(folder, opt, record, views)
         files.remove_parts(folder)
         _write_config(folder, opt)
         for event in record.cut_back({"step": step, "epoch": epoch}):
             run._show("log_event", event)
-        if best:
-            checkpoints.link(best, folder / "best.pth")
+        for path, name in ((newest, "last.pth"), (best, "best.pth")):
+            if path:
+                checkpoints.link(path, folder / name)
         return run
 
     @classmethod
-    def _open(cls, folder: Path, opt: Config, record: Record) -> "Run":
+    def _open(cls, folder: Path, opt: Config, record: Record, views: bool = True) -> "Run":
         run = cls(folder, record, Log(folder / "log.txt"))
         run.code = code_flags(opt.model_dump(), CODE)
-        run.views = sinks.create_all(folder, opt, run.log)
+        run.views = sinks.create_all(folder, opt, run.log) if views else []
         return run
 
     def __fspath__(self) -> str:
@@ -105,8 +119,9 @@ class Run:
     def keep_only(self, count: int) -> None:
         """Removes all but the newest `count` step files; last.pth and best.pth stay."""
         steps = sorted(self.folder.glob("step_*.pth"))
-        for path in steps[: len(steps) - count]:
-            path.unlink()
+        with files.disk_errors_as_failure(self.folder):
+            for path in steps[: len(steps) - count]:
+                path.unlink()
 
     def picture(self, name: str, image: np.ndarray, epoch: int | None = None) -> None:
         """Keeps an (H, W, 3) uint8 picture as samples/<name>_<epoch>.png and shows it."""

@@ -42,7 +42,7 @@ MISTAKES = [
     (["train", "--model=ResNet43"], "Did you mean ResNet34?"),
     (
         ["train", "--dataset=Dogcats"],
-        "unknown data set 'Dogcats': the data sets are Demo, DogCat, Folder, Unlabelled (and ",
+        "unknown data set 'Dogcats': the data sets are ClassFolder, Demo, DogCat, Folder, Unlabelled (and ",
     ),
     (["train", "--config=dmeo"], "unknown preset 'dmeo'"),
     (["train", "--config=missing.yaml"], "no preset file missing.yaml"),

@@ -270,12 +270,14 @@ def test_unlabelled_ids(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "1.jpg").touch()
-    assert [name for name, _ in unlabelled.find(tmp_path)] == ["2", "9", "10", "cat.jpg", "sub/1.jpg"]
-    assert unlabelled.find(tmp_path / "9.jpg") == [("9", tmp_path / "9.jpg")]
-    assert unlabelled.find(tmp_path / "cat.jpg") == [("cat.jpg", tmp_path / "cat.jpg")]
+    found, others = unlabelled.find(tmp_path)
+    assert [name for name, _ in found] == ["002", "9", "10", "cat.jpg", "sub/1.jpg"]
+    assert others == [tmp_path / "note.txt"]
+    assert unlabelled.find(tmp_path / "9.jpg") == ([("9", tmp_path / "9.jpg")], [])
+    assert unlabelled.find(tmp_path / "cat.jpg") == ([("cat.jpg", tmp_path / "cat.jpg")], [])
     (tmp_path / "9.png").touch()  # two images of one number go by their names
-    ids = [name for name, _ in unlabelled.find(tmp_path)]
-    assert ids == ["2", "10", "9.jpg", "9.png", "cat.jpg", "sub/1.jpg"]
+    ids = [name for name, _ in unlabelled.find(tmp_path)[0]]
+    assert ids == ["002", "9.jpg", "9.png", "10", "cat.jpg", "sub/1.jpg"]
 
 
 def test_nothing_to_label(tmp_path):

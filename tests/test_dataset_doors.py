@@ -311,7 +311,7 @@ def test_a_bad_image_of_a_set_is_replaced_or_named():
     found = opened(Items(convert))
     bad.append(7)
     sampler = EpochBatchSampler(12, 12)
-    with Loader(found.items, Preprocess(20), sampler, replace_bad=True, dataset=found) as loader:
+    with Loader(found.items, Preprocess(20), sampler, on_bad="skip", dataset=found) as loader:
         (batch,) = list(loader)
     assert len(batch) == 12 and set(batch.bad) == {"image 7 of Items cannot be read: truncated"}
     assert any((batch.images[7].numpy() == PIXELS[i]).all() for i in (1, 4, 10))

@@ -337,12 +337,12 @@ def test_bad_images_are_replaced_counted_and_listed(workers, train, bad_images, 
 def test_the_replacement_is_of_the_same_class_and_the_same_each_time(bad_images):
     items = [(path, int(path.name[0] == "d")) for path in sorted(bad_images.iterdir())]
     bad = [path.name for path, _ in items].index("cat.3.jpg")
-    images = ImageDataset(items, Preprocess(16, 0.5), seed=1, crop=True, replace_bad=True)
+    images = ImageDataset(items, Preprocess(16, 0.5), seed=1, crop=True, on_bad="skip")
     first, again, other = images[0, bad, bad], images[0, bad, bad], images[1, bad, bad]
     assert first[1] == 0 and items[first[2][1]][1] == 0 and first[2][1] != bad
     assert (first[0] == again[0]).all() and "cat.3.jpg" in first[3][0]
     assert other[2] != first[2] or (other[0] != first[0]).any()
-    only_bad = ImageDataset([(bad_images / "cat.3.jpg", 0)], Preprocess(16), seed=1, crop=False, replace_bad=True)
+    only_bad = ImageDataset([(bad_images / "cat.3.jpg", 0)], Preprocess(16), seed=1, crop=False, on_bad="skip")
     assert "cannot be read" in str(only_bad[0, 0, 0])
 
 

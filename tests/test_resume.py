@@ -162,7 +162,7 @@ def test_what_differs_is_listed_and_flags_win(train, stop_at, monkeypatch, dogca
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--model=resnet18"], "holds small_net:SmallNet with 2 classes; this is resnet18"),
+        (["--model=resnet18"], "was trained with model small_net:SmallNet, not resnet18"),
         (["--seed=4"], "trained with seed 0, not 4"),
         (["--optimizer=SGD"], "trained with optimizer Adam, not SGD"),
         (["--load-path=x.pth"], "leave out --load-path"),

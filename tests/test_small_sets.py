@@ -174,7 +174,7 @@ def test_a_folder_of_small_squares_is_seen_as_it_is(tmp_path):
 
 def test_a_shift_is_a_crop_of_the_reflected_image():
     images = torch.randint(0, 256, (50, 8, 8, 3), dtype=torch.uint8)
-    got = Augment(seed=1, count=50, shift=3)(images, epoch=2, indices=list(range(50)))
+    got = Augment(seed=1, count=50, shift=3)(images, epoch=2, draws=list(range(50)))
     moves = set()
     for image, moved in zip(images.numpy(), got.numpy(), strict=True):
         padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
@@ -274,7 +274,7 @@ def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
     found = data.open("DogCat", dogcat / "train")
     preprocess, count = Preprocess(24, 1.0), len(found.items)
     augment = Augment(3, count, flip=True, shift=2)
-    images, bad = load_cached(found, found.items, preprocess, "auto", False, crops=True)
+    images, bad = load_cached(found, found.items, preprocess, "auto", "fail", crops=True)
     assert images.shape == (count, 24, 24, 3) and not bad
     in_memory = CachedLoader(found.items, images, preprocess, EpochBatchSampler(count, 5, 3), augment)
     with Loader(found.items, preprocess, EpochBatchSampler(count, 5, 3), 0, augment) as from_files:
@@ -287,13 +287,13 @@ def test_held_files_are_the_images_that_are_read_each_epoch(dogcat):
 def test_crops_come_out_of_arrays_too(mnist):
     found = data.open("MNIST", mnist)
     preprocess, items = Preprocess(28, 0.3, found.mean, found.std), found.items[:40]
-    images, _ = load_cached(found, items, preprocess, "auto", False, crops=True)
+    images, _ = load_cached(found, items, preprocess, "auto", "fail", crops=True)
     assert images.shape == (40, 35, 35, 1)
     loader = CachedLoader(items, images, preprocess, EpochBatchSampler(40, 8, 0), Augment(0, 40))
     first, other = everything(loader, 0), everything(loader, 1)
     assert all(image.shape == (28, 28, 1) for image in first.values())
     assert sum(torch.equal(first[i], other[i]) for i in first) < 3
-    assert load_cached(found, items, preprocess, "auto", False, crops=False)[0].shape == (40, 28, 28, 1)
+    assert load_cached(found, items, preprocess, "auto", "fail", crops=False)[0].shape == (40, 28, 28, 1)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
@@ -312,7 +312,7 @@ def test_arrays_are_resized_as_files_are(interpolation, crop_pct, tmp_path):
 def test_the_cache_on_disk_knows_interpolation_and_crop(dogcat, cache_folder):
     found = data.open("DogCat", dogcat / "train")
     images = [
-        load_cached(found, found.items, Preprocess(24, **kwargs), "disk", False, crops=False)[0].clone()
+        load_cached(found, found.items, Preprocess(24, **kwargs), "disk", "fail", crops=False)[0].clone()
         for kwargs in ({}, {"interpolation": "bicubic"}, {"crop_pct": 0.7})
     ]
     assert not torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
@@ -321,25 +321,25 @@ def test_the_cache_on_disk_knows_interpolation_and_crop(dogcat, cache_folder):
 
 def test_what_is_not_held(dogcat, monkeypatch):
     found = data.open("DogCat", dogcat / "train")
-    assert load_cached(found, found.items, Preprocess(24, 0.5), "auto", False, crops=True) is None  # crops differ
-    assert load_cached(found, found.items, Preprocess(24, 1.0), "off", False, crops=True) is None
+    assert load_cached(found, found.items, Preprocess(24, 0.5), "auto", "fail", crops=True) is None  # crops differ
+    assert load_cached(found, found.items, Preprocess(24, 1.0), "off", "fail", crops=True) is None
     monkeypatch.setattr(cached, "IN_MEMORY", 1000)
-    assert load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True) is None
+    assert load_cached(found, found.items, Preprocess(24, 1.0), "auto", "fail", crops=True) is None
 
 
 def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache_folder, monkeypatch):
     root = shutil.copytree(dogcat / "train", tmp_path / "train")
     found = data.open("DogCat", root)
-    images = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0].clone()
-    expected = load_cached(found, found.items, Preprocess(24, 1.0), "auto", False, crops=True)[0]
+    images = load_cached(found, found.items, Preprocess(24, 1.0), "disk", "fail", crops=True)[0].clone()
+    expected = load_cached(found, found.items, Preprocess(24, 1.0), "auto", "fail", crops=True)[0]
     assert torch.equal(images, expected)
     (path,) = cache_folder.glob("*.npy")
     with monkeypatch.context() as patch:
         patch.setattr(cached, "decoded", None)  # would raise where a file is read again
-        assert torch.equal(load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0], images)
+        assert torch.equal(load_cached(found, found.items, Preprocess(24, 1.0), "disk", "fail", crops=True)[0], images)
     changed = picture(found.items[3][0])
     os.utime(changed, ns=(1, 1))
-    new = load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)[0]
+    new = load_cached(found, found.items, Preprocess(24, 1.0), "disk", "fail", crops=True)[0]
     assert [i for i in range(len(new)) if not torch.equal(new[i], images[i])] == [3]
     assert len(list(cache_folder.glob("*.npy"))) == 2 and path.exists()
 
@@ -347,7 +347,7 @@ def test_the_cache_on_disk_reads_each_file_once(dogcat, tmp_path, cache_folder, 
 def test_random_crops_come_out_of_larger_squares(dogcat):
     found = data.open("DogCat", dogcat / "train")
     preprocess = Preprocess(24, 0.25)
-    images, _ = load_cached(found, found.items, preprocess, "disk", False, crops=True)
+    images, _ = load_cached(found, found.items, preprocess, "disk", "fail", crops=True)
     assert images.shape[1] == 30  # a crop of mean area, 0.625 of the whole, has 24 pixels a side
     augment = Augment(0, len(found.items))
     loader = CachedLoader(found.items, images, preprocess, EpochBatchSampler(len(found.items), 4, 0), augment)
@@ -355,7 +355,7 @@ def test_random_crops_come_out_of_larger_squares(dogcat):
     assert all(image.shape == (24, 24, 3) and image.dtype == torch.uint8 for image in first.values())
     assert all(torch.equal(first[i], again[i]) for i in first)
     assert sum(torch.equal(first[i], other[i]) for i in first) < 3
-    assert load_cached(found, found.items, preprocess, "disk", False, crops=False)[0].shape[1] == 24
+    assert load_cached(found, found.items, preprocess, "disk", "fail", crops=False)[0].shape[1] == 24
 
 
 def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat, tmp_path, cache_folder, monkeypatch):
@@ -363,9 +363,9 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat
     (root / "cat.3.jpg").write_bytes(b"bad")
     found = data.open("DogCat", root)
     with pytest.raises(UsageError, match="cat.3.jpg"):
-        load_cached(found, found.items, Preprocess(24, 1.0), "disk", False, crops=True)
+        load_cached(found, found.items, Preprocess(24, 1.0), "disk", "fail", crops=True)
     assert list(cache_folder.iterdir()) == []
-    images, bad = load_cached(found, found.items, Preprocess(24, 1.0), "disk", True, crops=True)
+    images, bad = load_cached(found, found.items, Preprocess(24, 1.0), "disk", "skip", crops=True)
     index = [path.name for path, _ in found.items].index("cat.3.jpg")
     assert list(bad) == [index] and "cat.3.jpg" in bad[index]
     loader = CachedLoader(found.items, images, Preprocess(24), EpochBatchSampler(len(found.items), 5), None, bad)
@@ -373,7 +373,7 @@ def test_a_cache_that_does_not_fit_is_refused_and_a_bad_image_leaves_none(dogcat
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10))
     with pytest.raises(RunError, match="--cache=disk needs"):
-        load_cached(found, found.items, Preprocess(32, 1.0), "disk", True, crops=True)
+        load_cached(found, found.items, Preprocess(32, 1.0), "disk", "skip", crops=True)
 
 
 # ---- through the commands

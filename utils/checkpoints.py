@@ -93,13 +93,17 @@ def _digest(file: IO[bytes], size: int) -> bytes:
 
 def link(path: Path, other: Path) -> None:
     """Makes `other` the same file as `path`, whole or not at all, without writing the bytes again where possible."""
-    temp = other.with_name(f".{other.name}.part")
-    temp.unlink(missing_ok=True)
-    try:
-        os.link(path, temp)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temp)
-    os.replace(temp, other)
+    temp = other.with_name(f".{other.name}{files.PART}")
+    with files.disk_errors_as_failure(other):
+        temp.unlink(missing_ok=True)
+        try:
+            os.link(path, temp)
+        except OSError:  # a file system without hard links
+            with path.open("rb") as source, files.atomic_write(other, "wb") as file:
+                shutil.copyfileobj(source, file)
+        else:
+            os.replace(temp, other)
+            files.sync_folder(other.parent)
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import IO, Any
 
 from utils.errors import RunError, UsageError
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # full, over quota or `ulimit -f`, broken
 PART = ".part"  # how the names of temporary files end
 
 
 def printable(path: str | Path) -> str:
     """The path in one line that every terminal can show: what cannot be printed is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def counted(count: int, thing: str) -> str:
+    """The number and the noun: `1 file`, `2 files`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 @contextmanager
@@ -28,15 +33,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     A link is followed; what is no regular file (/dev/null, /dev/stdout) is written to, not replaced.
 
     Raises:
-        RunError: the disk is full.
+        RunError: it cannot be written: the disk is full or read-only, the folder is gone, too many files are open.
     """
     path = Path(os.path.realpath(path))
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    if path.exists() and not path.is_file():
-        with path.open(mode, **text) as file:
-            yield file
-        return
     with disk_errors_as_failure(path):
+        if path.exists() and not path.is_file():
+            with path.open(mode, **text) as file:
+                yield file
+            return
         handle, temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
         try:
             with os.fdopen(handle, mode, **text) as file:
@@ -49,27 +54,47 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
             with suppress(FileNotFoundError):
                 os.unlink(temp)
             raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
 def disk_errors_as_failure(path: Path) -> Iterator[None]:
-    """Turns the errors of a full or broken disk into a RunError that names the file."""
+    """Turns what the system says where `path` is written into a RunError that names the file and the remedy."""
     try:
         yield
     except (OSError, RuntimeError) as e:  # torch.save hides the OSError in its context
         cause = e if isinstance(e, OSError) else e.__context__
-        if not isinstance(cause, OSError) or cause.errno not in DISK:
+        if not isinstance(cause, OSError) or cause.errno is None:
             raise
-        free = shutil.disk_usage(path.parent).free / 2**20
-        limit = "; see `ulimit -f`" if cause.errno == errno.EFBIG else ""
-        raise RunError(f"{path} cannot be written: {cause.strerror} ({free:.1f} MiB free there{limit})") from e
+        raise RunError(f"{printable(path)} cannot be written: {cause.strerror}{_remedy(path, cause.errno)}") from e
 
 
-def remove_parts(folder: Path) -> None:
-    """Removes the temporary files of a process that was killed while it wrote into `folder`."""
-    for part in folder.glob(f".*{PART}"):
-        part.unlink(missing_ok=True)
+def _remedy(path: Path, number: int) -> str:
+    """What to know or to do about an error of the system, in parentheses; "" where there is nothing to add."""
+    if number == errno.EMFILE:
+        return " (raise the limit: `ulimit -n 4096`)"
+    if number == errno.ENOENT:
+        return " (was its folder moved or removed?)"
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    limit = "; see `ulimit -f`" if number == errno.EFBIG else ""
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        inodes = hasattr(os, "statvfs") and os.statvfs(path.parent).f_favail == 0 and free > 2**20
+        return " (no inodes are left there: remove files)" if inodes else f" ({free / 2**20:.1f} MiB free there{limit})"
+    return ""
+
+
+def remove_parts(folder: Path, older_than: float = 0) -> None:
+    """Removes the temporary files of a process that was killed while it wrote into `folder`.
+
+    Args:
+        older_than: seconds since the last write.
+    """
+    with disk_errors_as_failure(folder):
+        for part in folder.glob(f".*{PART}"):
+            if not older_than or part.stat().st_mtime < time.time() - older_than:
+                part.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
@@ -93,7 +118,7 @@ def umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the rename itself survive a power cut; file systems that cannot are left alone."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

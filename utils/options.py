@@ -188,6 +188,10 @@ class Options(BaseModel):
         """The commands that read the option `name`."""
         return cls.extra(name)["commands"]
 
+    def read_by(self, command: str) -> dict[str, Any]:
+        """The options that `command` reads, and their values."""
+        return {name: value for name, value in self.model_dump().items() if command in self.commands_of(name)}
+
     @classmethod
     def group_of(cls, name: str) -> str:
         """The group of an option, in lower case: "data", "optimization", ..."""

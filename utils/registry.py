@@ -111,6 +111,13 @@ def is_external(name: object) -> bool:
     return isinstance(name, str) and ":" in name
 
 
+def same(name: str, other: str) -> bool:
+    """Whether two names mean the same; external code may lie in another place now."""
+    if is_external(name) and is_external(other):
+        return name.rpartition(":")[2] == other.rpartition(":")[2]
+    return name == other
+
+
 def register(target: Any) -> str:
     """The external name of a class, function or instance that is given in Python; `load` then returns it.
 
