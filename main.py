@@ -58,7 +58,7 @@ def train(**flags: Any) -> Any:
             run.keep_only(0)
         print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
         return run
-    task, loaders, metadata = build_training(opt, dataset, start_from, point.checkpoint)
+    task, loaders, metadata = build_training(opt, dataset, start_from, point)
     run = point.open_run(folder, opt) if folder else Run.create(opt)
     try:
         with loaders:

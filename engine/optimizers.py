@@ -6,15 +6,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from config import Config
 from engine.device import Device
 from engine.muon import Muon
+from engine.task_state import check_like
 from models.basic_module import BasicModule
 from utils import registry
 from utils.errors import UsageError, nearest
 
 OWN_MOMENTUM = {"SGD": 0.9, "Muon": 0.9}  # where the options leave it open; else the optimizer's own
+# what an optimizer raises on a state that is not its own
+STATE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.Optimizer:
@@ -66,12 +70,50 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     return closure is not None and closure.default is closure.empty
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict, saved: tuple[str, ...] = ()) -> None:
-    """Loads an optimizer's state; what options set stays as they have it, all but the `saved` ones."""
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, state: Any, saved: tuple[str, ...] = (), place: str = "task.optimizer"
+) -> None:
+    """Loads an optimizer's state; what options set stays as they have it, all but the `saved` ones.
+
+    Args:
+        place: where in the checkpoint the state stands.
+
+    Raises:
+        UsageError: it is not the state of such an optimizer with such weights.
+    """
     chosen = [{k: v for k, v in g.items() if k not in ("params", *saved)} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    like = _state_after_a_step(optimizer)
+    try:
+        optimizer.load_state_dict(state)
+    except STATE_ERRORS as e:
+        raise UsageError(f"{place} does not fit {type(optimizer).__name__}: {' '.join(str(e).split())}") from e
+    loaded = optimizer.state_dict()
+    check_like(loaded["param_groups"], [dict.fromkeys(saved, 0.0)], f"{place}.param_groups")
+    for index, values in loaded["state"].items():  # which lacks the weights that have had no gradient yet
+        check_like(values, like.get(index, {}), f"{place}.state.{index}")
     for group, options in zip(optimizer.param_groups, chosen, strict=True):
         group.update(options)
+
+
+def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
+    """What the state of each weight is like once an optimizer of torch's, or ours, has stepped; {} for others.
+
+    It steps with gradients and rates of 0, so that the weights stay.
+    """
+    if type(optimizer).__module__.partition(".")[0] not in ("torch", "engine"):
+        return {}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step(lambda: 0.0)
+    optimizer.zero_grad(set_to_none=True)
+    like = tree_map(lambda v: v.to("meta") if isinstance(v, torch.Tensor) else v, optimizer.state_dict()["state"])
+    optimizer.state.clear()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return like
 
 
 def freeze(net: nn.Module, pattern: str) -> list[nn.Module]:

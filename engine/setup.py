@@ -1,6 +1,7 @@
 """From options to what the loop needs: net, task, loaders."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from data.loaders import EpochBatchSampler, EpochLoader, Loader
 from data.transforms import Preprocess
 from engine.device import Device, select_device
 from engine.recipe import class_weights, resized_side
+from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
+from models import heads
 from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
 from utils.files import counted
@@ -40,19 +43,19 @@ class Loaders:
 
 
 def build_training(
-    opt: Config, dataset: ImageData, start_from: Path | None = None, resumed: dict[str, Any] | None = None
+    opt: Config, dataset: ImageData, start_from: Path | None = None, point: ResumePoint | None = None
 ) -> tuple[Task, Loaders, dict[str, Any]]:
     """All that a training needs: the task, its images, and what its checkpoints say of themselves.
 
     Args:
         start_from: a file of weights to start from; with opt.pretrained its head may have other classes.
-        resumed: the checkpoint to resume from.
+        point: where a run is resumed.
 
     Raises:
         UsageError: the model cannot take such images, cannot be built again from what a checkpoint says, or the weights
             do not fit it.
     """
-    device = select_device(opt)
+    device, resumed = select_device(opt), point.checkpoint if point else None
     torch.manual_seed(opt.seed)
     net = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
     preprocess = make_preprocess(opt, dataset)
@@ -63,9 +66,15 @@ def build_training(
         init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
     task = task_class(opt.model, net)(net, dataset.classes, preprocess, device, opt, train_items)
     registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
-    if resumed:
-        state_dicts.load_net(net, resumed, "the saved run", opt.model)
-        task.load_state_dict({"net": resumed["net"], **resumed["task"]})
+    if point and resumed:
+        state_dicts.load_net(net, resumed, point.path or "the saved run", opt.model)
+        try:
+            task.load_state_dict({"net": resumed["net"], **resumed["task"]})
+        except UsageError as e:
+            raise UsageError(
+                f"{point.path} does not fit this training: {e}; remove it to resume from the checkpoint before, or "
+                f"start anew from its weights with --load-path={point.path}"
+            ) from e
     metadata = {
         "model": opt.model,
         "model_args": opt.model_arguments,
@@ -92,10 +101,16 @@ def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrain
     shown = resized_side(size) if opt.progressive_resizing else size
     models.check_input(opt.model, num_classes, size, opt.batch_size, channels, shown, arguments)
     weights = start_from if opt.pretrained else None
-    net = models.build(opt.model, num_classes, size, channels, arguments, pretrained, weights)
+    net = models.build(opt.model, num_classes, size, channels, arguments, pretrained, weights, dataset.classes)
     models.check_rebuild(net, opt.model, num_classes, size, channels, arguments)
     if start_from and not opt.pretrained:
-        state_dicts.load_net(net, checkpoints.read(start_from), start_from, opt.model)
+        checkpoint = checkpoints.read(start_from)
+        metadata = checkpoint["metadata"]
+        if state_dicts.same_name(metadata.get("model", opt.model), opt.model, net):
+            find_head = partial(heads.entries, net, opt.model, size, channels, arguments)
+            theirs, ours, state = metadata.get("classes"), dataset.classes, checkpoint["net"]
+            checkpoint["net"], _ = heads.adapted(state, find_head, theirs, ours, net, start_from, renew=False)
+        state_dicts.load_net(net, checkpoint, start_from, opt.model)
     return net
 
 

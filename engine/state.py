@@ -1,7 +1,7 @@
 """Where a training stands."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -73,5 +73,10 @@ class TrainerState:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any] | None) -> "TrainerState":
         state = state or {}
-        known = {name: state[name] for name in cls.__dataclass_fields__ if name in state}
-        return cls(**known | {"progress": EpochProgress(**state.get("progress", {}))})
+        return cls(
+            **_known(cls, state) | {"progress": EpochProgress(**_known(EpochProgress, state.get("progress", {})))}
+        )
+
+
+def _known(cls: type, state: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: state[f.name] for f in fields(cls) if f.name in state}

@@ -157,6 +157,7 @@ def build(
     arguments: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    classes: list[str] | None = None,
 ) -> "nn.Module":
     """A net. Its attributes `num_classes` and `in_channels` are set where its class does not set them.
 
@@ -170,13 +171,16 @@ def build(
         arguments: further arguments of the model's class.
         pretrained: start from published weights (ImageNet), all but a head of another class count.
         weights: a local file with such weights (or a checkpoint of ours), in place of the cache.
+        classes: their names: a checkpoint of ours that was trained on others keeps its head only where they are known
+            to be the same ones, in their order.
 
     Raises:
         UsageError: no such model, argument, size or weights, or weights that do not fit.
     """
     from models import building
 
-    return building.build(find(name), num_classes, image_size, channels, dict(arguments or {}), pretrained, weights)
+    arguments = dict(arguments or {})
+    return building.build(find(name), num_classes, image_size, channels, arguments, pretrained, weights, classes)
 
 
 def check_input(

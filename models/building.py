@@ -1,6 +1,7 @@
 """From a model's name to a net, with data or without, and the check that it can be built again."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def build(
     arguments: Arguments,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    classes: list[str] | None = None,
 ) -> nn.Module:
     """See models.build; `name` is canonical."""
     models.check_arguments(name, arguments)
@@ -49,13 +51,15 @@ def build(
     if any(is_lazy(tensor) for tensor in [*net.parameters(), *net.buffers()]):
         _materialize(net, image_size)
     if weights or pretrained:
+        from models import heads
         from models import pretrained as source
 
         if name.startswith(models.TIMM):
-            state, path = timm_models.pretrained(net, name, image_size, channels, arguments, weights)
+            checkpoint, path = timm_models.pretrained(net, name, image_size, channels, arguments, weights)
         else:
-            state, path = source.read(weights) if weights else source.fetch(net, name)
-        source.load(net, state, path, name)
+            checkpoint, path = source.read(weights) if weights else source.fetch(net, name)
+        find_head = partial(heads.entries, net, name, image_size, channels, arguments)
+        source.load(net, checkpoint, path, name, classes, find_head)
     return net
 
 
@@ -95,14 +99,7 @@ def check_rebuild(
     """See models.check_rebuild. A net that was given as an instance is not built by the program, and passes."""
     if registry.given(name) and isinstance(registry.load(name, "model"), nn.Module):
         return
-    with torch.random.fork_rng(devices=[]):
-        try:
-            second = on_meta(name, num_classes, image_size, channels, arguments).state_dict()
-        except UsageError:
-            raise
-        except Exception:  # its constructor computes with its weights
-            second = build(name, num_classes, image_size, channels, arguments).state_dict()
-    first = net.state_dict()
+    first, second = net.state_dict(), second_state(name, num_classes, image_size, channels, arguments)
     for key in [*first, *second]:
         shapes = [tuple(state[key].shape) if key in state else "absent" for state in (first, second)]
         if shapes[0] != shapes[1]:
@@ -110,6 +107,19 @@ def check_rebuild(
                 f"{name} could not be loaded again: built a second time, its {key} is {shapes[1]}, not {shapes[0]}. "
                 "What its constructor makes must depend on its arguments alone (--model-args)"
             )
+
+
+def second_state(
+    name: str, num_classes: int, image_size: int, channels: int, arguments: Arguments
+) -> dict[str, torch.Tensor]:
+    """The state dict of a net that is built anew, without data where that can be; no random number is drawn."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return on_meta(name, num_classes, image_size, channels, arguments).state_dict()
+        except UsageError:
+            raise
+        except Exception:  # its constructor computes with its weights
+            return build(name, num_classes, image_size, channels, arguments).state_dict()
 
 
 def count_classes(

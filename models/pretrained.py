@@ -2,14 +2,17 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from models import heads
 from models.building import on_meta
 from utils import checkpoints, state_dicts
 from utils.errors import UsageError
@@ -18,14 +21,14 @@ State = dict[str, Tensor]
 POSITION = "encoder.pos_embedding"  # (1, 1 + patches, width): what ties a ViT to an image size
 
 
-def read(path: str | Path) -> tuple[State, Path]:
-    """A local file's state dict (torchvision's names or ours) and the path of the file that was read."""
+def read(path: str | Path) -> tuple[dict[str, Any], Path]:
+    """What a local file holds, weights by torchvision's names or ours, and the path of the file that was read."""
     path = checkpoints.find(path)
-    return checkpoints.read(path)["net"], path
+    return checkpoints.read(path), path
 
 
-def fetch(net: nn.Module, name: str) -> tuple[State, Path]:
-    """torchvision's state dict for `net` and its file in torchvision's cache, downloaded where absent.
+def fetch(net: nn.Module, name: str) -> tuple[dict[str, Any], Path]:
+    """torchvision's weights for `net`, as `read` gives them, and their file in its cache, downloaded where absent.
 
     Raises:
         UsageError: torchvision has no weights for this net, or they are neither there nor to be had.
@@ -47,22 +50,38 @@ def fetch(net: nn.Module, name: str) -> tuple[State, Path]:
     return read(file)
 
 
-def load(net: nn.Module, state: State, path: Path, name: str) -> None:
-    """Loads `state`, which was read from `path`, into `net`; prints which entries of the head start afresh.
+def load(
+    net: nn.Module,
+    checkpoint: dict[str, Any],
+    path: Path,
+    name: str,
+    classes: list[str] | None,
+    find_head: Callable[[], list[str]],
+) -> None:
+    """Loads the weights of `checkpoint`, which was read from `path`; prints which entries of the head start afresh.
+
+    Args:
+        classes, find_head: see heads.adapted.
 
     Raises:
-        UsageError: the weights do not fit the net, other than by the number of classes of its head.
+        UsageError: the weights do not fit the net, other than by its head.
     """
+    state, theirs = checkpoint["net"], checkpoint["metadata"].get("classes")
     version = getattr(state, "_metadata", None) or {"": {"version": net._version}}  # MNASNet insists on one
     own = net.state_dict()
     state, note = state_dicts.without_prefix(state, own)
     if note:
         print(f"{path.name}: {note}")
     state = _translated(state, net, own, name)
+    state, renewed = heads.adapted(state, find_head, theirs, classes, net, path, renew=True)
     unlike = [k for k in own if k in state and not state_dicts.shape_matches(state[k], own[k])]
     head = [k for k in unlike if state_dicts.is_head(state[k], own[k], net.num_classes)]  # type: ignore[arg-type]
+    counts = f"{len(state[head[0]])} classes there, {net.num_classes} here" if head else ""
+    if renewed:
+        head, counts = renewed, f"{heads.shown(theirs)} there, {heads.shown(classes or [])} here"
     kept = OrderedDict((k, v) for k, v in state.items() if k not in head)
     kept._metadata = version  # type: ignore[attr-defined]
+    state_dicts.check_values(kept, own, path)
     try:
         missing, unknown = net.load_state_dict(kept, strict=False)
     except (RuntimeError, ValueError) as e:
@@ -73,10 +92,7 @@ def load(net: nn.Module, state: State, path: Path, name: str) -> None:
     if wrong:
         raise UsageError(f"{path} does not fit {name}: {wrong[0]} (1 of {len(wrong)})")
     if head:
-        print(
-            f"{path.name}: loaded all but {' and '.join(head)}, "
-            f"which start afresh ({len(state[head[0]])} classes there, {net.num_classes} here)"
-        )
+        print(f"{path.name}: loaded all but {' and '.join(head)}, which start afresh ({counts})")
 
 
 def name_map(net: nn.Module) -> dict[str, str]:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, model_entrypoint
 from timm.models._pretrained import PretrainedCfg
-from torch import Tensor, nn
+from torch import nn
 
 from models import TIMM, building, calling
 from utils import checkpoints, state_dicts
@@ -54,8 +54,8 @@ def _create(name: str, image_size: int, **options: Any) -> nn.Module:
 
 def pretrained(
     net: nn.Module, name: str, image_size: int, channels: int, arguments: dict[str, Any], weights: str | Path | None
-) -> tuple[dict[str, Tensor], Path]:
-    """A state dict with the names and shapes of `net`, but for its head, and the file that it was read from.
+) -> tuple[dict[str, Any], Path]:
+    """A checkpoint whose weights have the names and shapes of `net`, but for its head, and the file it was read from.
 
     Where names, image size or channels differ, timm itself converts the file's weights.
 
@@ -66,14 +66,16 @@ def pretrained(
         UsageError: weights that are neither here nor to be had, or that do not fit the model.
     """
     path = checkpoints.find(weights) if weights else _published(name)
-    state, own = checkpoints.read(path)["net"], net.state_dict()
+    checkpoint, own = checkpoints.read(path), net.state_dict()
+    state = checkpoint["net"]
     num_classes: int = net.num_classes  # type: ignore[assignment]
     plain, _ = state_dicts.without_prefix(state, own)
     if plain.keys() == own.keys() and all(
         state_dicts.shape_matches(plain[key], own[key]) or state_dicts.is_head(plain[key], own[key], num_classes)
         for key in own
     ):
-        return state, path
+        return checkpoint, path
+    state_dicts.check_values(plain, own, path)  # timm casts them without a word
     config = _config(name)
     head = state.get(f"{config.classifier}.weight")
     overlay: dict[str, Any] = {"state_dict": plain}
@@ -82,9 +84,10 @@ def pretrained(
     count = overlay.get("num_classes", config.num_classes)
     options = {"num_classes": count, "in_chans": channels, "pretrained_cfg_overlay": overlay, **arguments}
     try:
-        return _create(name, image_size, pretrained=True, **options).state_dict(), path
+        converted = _create(name, image_size, pretrained=True, **options).state_dict()
     except (RuntimeError, KeyError, ValueError) as e:
         raise UsageError(f"{path} does not fit {name}: {' '.join(str(e).split())[:300]}") from e
+    return checkpoint | {"net": converted}, path
 
 
 @functools.cache

@@ -68,13 +68,14 @@ class Record(LineFile):
         self.add(to_json(event))
 
     def cut_back(self, limits: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Drops the entries of a kind in `limits` whose number is above its limit, and torn lines; returns the rest."""
+        """Drops the entries of a kind in `limits` whose number is above its limit, and lines that are no entry, such as
+        a torn one; returns the rest.
+        """
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 event = json.loads(line)
-                kind = event["kind"]
-                if kind not in limits or event[kind] <= limits[kind]:
+                if _stays(event, limits):
                     kept.append(event)
         with files.atomic_write(self.path) as file:
             file.writelines(to_json(event) + "\n" for event in kept)
@@ -82,6 +83,13 @@ class Record(LineFile):
         with files.disk_errors_as_failure(self.path):
             self.file = self.path.open("ab", buffering=0)
         return kept
+
+
+def _stays(event: Any, limits: Mapping[str, int]) -> bool:
+    kind = event.get("kind") if isinstance(event, dict) else None
+    if not isinstance(kind, str):
+        return False
+    return kind not in limits or (type(event.get(kind)) is int and event[kind] <= limits[kind])
 
 
 class Log(LineFile):

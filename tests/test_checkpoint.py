@@ -97,9 +97,9 @@ def test_find(tmp_path):
 def test_link_replaces_and_does_not_follow(tmp_path):
     last, best = tmp_path / "last.pth", tmp_path / "best.pth"
     for number in range(2):
-        checkpoints.write({"net": {"w": torch.tensor(float(number))}}, last)
+        checkpoints.write({"metadata": {}, "net": {"w": torch.tensor(float(number))}}, last)
         checkpoints.link(last, best)
-    checkpoints.write({"net": {"w": torch.tensor(2.0)}}, last)
+    checkpoints.write({"metadata": {}, "net": {"w": torch.tensor(2.0)}}, last)
     assert checkpoints.read(best)["net"]["w"] == 1 and checkpoints.read(last)["net"]["w"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pth", "last.pth"]
 
@@ -120,7 +120,7 @@ def test_a_training_checkpoint_of_format_2_is_nested_by_owner(tmp_path):
     config = {"lr": 0.1, "nz": None}
     old = {
         "format": 2, "model": "ResNet34", "num_classes": 2, "classes": ["cat", "dog"], "images": {"train": 3, "val": 1},
-        "preprocess": {"image_size": 32}, "machine": {"threads": 2}, "config": config,
+        "preprocess": {"image_size": 32, "mean": [0.5], "std": [0.2]}, "machine": {"threads": 2}, "config": config,
         "net": weights, "optimizer": {"state": {}}, "scheduler": {"factor": 1.0},
         "learning_net": learning, "averaged": 7,
         "epoch": 3, "step": 9, "now": {"seen": 4}, "best_score": 0.75, "best_epoch": 2, "warned": True,
@@ -143,6 +143,7 @@ def test_a_training_checkpoint_of_format_2_is_nested_by_owner(tmp_path):
 def test_a_gan_of_format_2(tmp_path):
     old = {
         "format": 2, "model": "AnimeGAN", "num_classes": None, "classes": ["image"], "config": {"nz": 8, "ngf": None},
+        "images": {"train": 3, "val": 1}, "preprocess": {"image_size": 32, "mean": [0.5], "std": [0.2]}, "machine": {},
         "net": {"w": torch.ones(2)}, "steps": 5, "generator_optimizer": {"a": 1}, "discriminator_optimizer": {"b": 2},
         "learning": {"w": torch.zeros(1)}, "averaged": 3,
         "epoch": 1, "step": 5, "best_score": -12.5, "best_epoch": 1, "metrics": {"distance": 12.5, "score": -12.5},
@@ -156,10 +157,10 @@ def test_a_gan_of_format_2(tmp_path):
 
 
 def test_no_owner_overwrites_the_keys_of_another(tmp_path):
-    parts = {"metadata": {"step": "a"}, "net": {"step": torch.ones(1)}, "task": {"step": "b"}, "trainer": {"step": 3}}
+    parts = {"metadata": {"step": "a"}, "net": {"step": torch.ones(1)}, "task": {"step": "b"}}
     checkpoints.write(parts, tmp_path / "a.pth")
     found = checkpoints.read(tmp_path / "a.pth")
-    assert [found[owner]["step"] for owner in ("metadata", "task", "trainer")] == ["a", "b", 3]
+    assert [found[owner]["step"] for owner in ("metadata", "net", "task")] == ["a", torch.ones(1), "b"]
 
 
 def test_weights_saved_by_a_net_before_and_now(tmp_path):

@@ -252,7 +252,7 @@ def test_a_checkpoint_that_does_not_agree(tiny_run, folders, dogcat, command, tm
     assert code == 2 and "given twice" in err
     words = [word for word in words if "train-data-root" not in word]
     code, _, err = command("train", *words, "--dataset=Folder", f"--train-data-root={folders}")
-    assert code == 2 and "with 2 classes; this is resnet18 with 3 classes" in err
+    assert code == 2 and "trained on the classes cat, dog, and these are bird, cat, dog: add --pretrained" in err
     assert not (tmp_path / "runs").exists()
     net = models.ResNet34(num_classes=2).save(tmp_path / "net.pth")
     code, _, err = command("val", f"--load-path={net}")

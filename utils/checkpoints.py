@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils import files, old_checkpoints, state_dicts
+from utils import checkpoint_schema, files, old_checkpoints, state_dicts
 from utils.errors import UsageError
 
 FORMAT = 3
@@ -113,27 +113,42 @@ def read(path: str | Path) -> dict[str, Any]:
     wrappers that were taken off.
 
     Raises:
-        UsageError: there is no such file, it is damaged, or it holds more than tensors and plain types.
+        UsageError: there is no such file, it is damaged, holds more than tensors and plain types, or lacks what
+            such a file must hold (checkpoint_schema.py).
     """
     path = find(path)
     try:
         sealed = _check_bytes(path)
         content = _load(path)
+    except UsageError:
+        raise
     except pickle.UnpicklingError as e:
         raise UsageError(_why_refused(path, str(e))) from e
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    except PermissionError as e:
+        raise UsageError(f"{path} cannot be read: {e.strerror}") from e
+    except Exception as e:  # what torch raises on a file that is none depends on its bytes
         state = "damaged or not a checkpoint at all" if path.stat().st_size else "empty"
-        raise UsageError(f"{path} is {state}: copy it again, or take another one") from e
+        raise UsageError(f"{path} is {state}: {checkpoint_schema.REMEDY}") from e
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
     version = content.get("format", 0)
+    if sealed:
+        checkpoint_schema.check(content, {"format": checkpoint_schema.COUNT}, path)
+    elif type(version) is not int:
+        version = 0  # another program's word
     if version == 0:
         return state_dicts.unwrapped(content, path)
-    if version not in range(FORMAT + 1):
+    if version > FORMAT:
         raise UsageError(f"{path} was written by a newer version of this program: update it")
-    if version > 1 and not sealed:
-        raise UsageError(f"{path} is damaged: its checksum is missing; copy it again, or take another one")
-    return old_checkpoints.converted(content)
+    if version < 0 or (version > 1 and not sealed):
+        what = "its checksum is missing" if version > 0 else f"its format is {version}"
+        raise UsageError(f"{path} is damaged: {what}; {checkpoint_schema.REMEDY}")
+    if version < FORMAT:
+        checkpoint_schema.check_flat(content, path)
+        content = old_checkpoints.converted(content)
+    checkpoint_schema.check_nested(content, path)
+    state_dicts.check_tensors(content["net"], path)
+    return content
 
 
 def _load(path: Path) -> Any:
@@ -142,14 +157,10 @@ def _load(path: Path) -> Any:
 
     if path.suffix == ".safetensors":
         try:
-            from safetensors import SafetensorError
             from safetensors.torch import load_file
         except ImportError as e:
             raise UsageError(f"{path}: type pip install safetensors to read such a file") from e
-        try:
-            return load_file(path)
-        except SafetensorError as e:
-            raise ValueError(str(e)) from e
+        return load_file(path)
     with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its options
         warnings.simplefilter("ignore")  # on old pickle protocols
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -160,7 +171,7 @@ def _why_refused(path: Path, message: str) -> str:
     import torch
 
     calls = re.findall(r"GLOBAL ([\w.]+)", message)
-    with suppress(ValueError, EOFError):  # a file in the format before torch's zip files
+    with suppress(Exception):  # a file in the format before torch's zip files, or damaged as well
         calls = torch.serialization.get_unsafe_globals_in_checkpoint(path) or calls
     if any(name.startswith("torch.nn.modules.") for name in calls):
         return (
@@ -181,7 +192,7 @@ def _check_bytes(path: Path) -> bool:
         file.seek(max(size - len(SEAL), 0))
         sealed = file.read(len(SEAL)) == SEAL
         if sealed and file.read() != _digest(file, size):
-            raise UsageError(f"{path} is damaged: its checksum does not match; copy it again, or take another one")
+            raise UsageError(f"{path} is damaged: its checksum does not match; {checkpoint_schema.REMEDY}")
     if not sealed and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()

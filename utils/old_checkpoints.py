@@ -50,4 +50,6 @@ def _from_format_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
     config = checkpoint["config"]
     sizes = {name: config[name] for name in ("nz", "ngf", "ndf") if config.get(name) is not None}
     metadata |= {"task": "Gan" if gan else "Classify", "model_args": sizes}
+    if metadata["num_classes"] is None:  # of a GAN
+        metadata["num_classes"] = len(metadata["classes"])
     return plain | {"task": task, "trainer": trainer}

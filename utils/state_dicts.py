@@ -4,6 +4,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.checkpoint_schema import REMEDY, described
 from utils.errors import UsageError
 
 if TYPE_CHECKING:  # torch comes late: a mistyped path is refused before the seconds that importing it takes
@@ -17,6 +18,8 @@ WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network"),
     *("weights", "params", "module"),
 )
+DEPTH = 8  # of the dicts in which a state dict is looked for
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def unwrapped(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def unwrapped(content: dict[str, Any], path: Path) -> dict[str, Any]:
         taken.append(name)
         left += [other for other in names if other != name]
         state = state[name]
+    check_tensors(state, path, of="")
     notes = [f"took the entry {' / '.join(map(repr, taken))}" + "".join(f", not {name!r}" for name in left)]
     return {"metadata": {}, "net": state, "notes": notes if taken else []}
 
@@ -49,22 +53,73 @@ def unwrapped(content: dict[str, Any], path: Path) -> dict[str, Any]:
 def _is_state_dict(state: object) -> bool:
     import torch
 
-    return isinstance(state, dict) and bool(state) and all(isinstance(value, torch.Tensor) for value in state.values())
-
-
-def _holds_state_dict(name: object, value: object) -> bool:
-    """Whether an entry is a state dict of a net, or a dict that holds one; an optimizer's state is not meant."""
-    if not isinstance(value, dict) or not isinstance(name, str) or "optim" in name or "sched" in name:
+    if not isinstance(state, dict) or not state:
         return False
-    return _is_state_dict(value) or any(_holds_state_dict(key, inner) for key, inner in value.items())
+    return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items())
+
+
+def _holds_state_dict(name: object, value: object, depth: int = DEPTH) -> bool:
+    """Whether an entry is a state dict of a net, or a dict that holds one; an optimizer's state is not meant."""
+    if not isinstance(value, dict) or not isinstance(name, str) or "optim" in name or "sched" in name or not depth:
+        return False
+    return _is_state_dict(value) or any(_holds_state_dict(key, inner, depth - 1) for key, inner in value.items())
 
 
 def _stray(content: dict[str, Any]) -> str:
     """What in a dict is not of a state dict."""
     import torch
 
-    stray = next((name for name, value in content.items() if not isinstance(value, torch.Tensor)), None)
-    return f"its entry {stray!r} is a {type(content[stray]).__name__}" if stray is not None else "it is empty"
+    stray = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if stray:
+        return f"its entry {stray[0]!r} is a {type(content[stray[0]]).__name__}"
+    return "its names are no str" if content else "it is empty"
+
+
+def check_tensors(state: dict, path: str | Path, of: str = "net.") -> None:
+    """Raises UsageError unless all values are plain tensors: dense, with data, not quantized. Names start with `of`."""
+    import torch
+
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise UsageError(f"{path} is damaged: {of}{name} is {described(value)}, expected a tensor; {REMEDY}")
+        kinds = {
+            "quantized": value.is_quantized,
+            "nested": value.is_nested,
+            "sparse": value.layout != torch.strided and not value.is_nested,
+            "meta": value.is_meta,
+        }
+        if kind := next((kind for kind, it_is in kinds.items() if it_is), None):
+            raise UsageError(f"{path}: {of}{name} is a {kind} tensor, expected a dense one with data: save it as such")
+
+
+def check_values(state: dict, wanted: dict, path: str | Path) -> None:
+    """Raises UsageError where an entry of `state` cannot stand for that of `wanted`, which has its shape.
+
+    Floating point numbers of another width will do, whole numbers must be kept as they are, and what is finite in a
+    fresh net must be finite.
+    """
+    for name, own in wanted.items():
+        if shape_matches(state.get(name), own) and (wrong := _wrong(state[name], own)):
+            raise UsageError(f"{path} cannot be used: its {name} {wrong}")
+
+
+def _wrong(entry: "torch.Tensor", own: "torch.Tensor") -> str:
+    """What is wrong with an entry, in words."""
+    theirs, ours = (str(tensor.dtype).removeprefix("torch.") for tensor in (entry, own))
+    if not own.is_floating_point():
+        same = theirs == ours or (not entry.is_complex() and bool((entry.to(own.dtype) == entry).all()))
+        return "" if same else f"is of type {theirs}, expected {ours}"
+    if theirs not in FLOATS and theirs != ours:
+        return f"is of type {theirs}, expected {ours}: convert it to floating point numbers"
+    cast = entry.to(own.dtype)
+    finite = own.isfinite().to(cast.device)
+    bad = ~cast.isfinite() & finite
+    if not bad.any():
+        return ""
+    if entry.isfinite()[bad].any():
+        return f"holds numbers too large for {ours}"
+    what = "NaN" if entry.isnan()[bad].any() else "infinity"
+    return f"holds {what}: the training that it is from diverged; take an earlier checkpoint"
 
 
 def without_prefix(state: dict, wanted: dict) -> tuple[dict, str]:
@@ -98,7 +153,7 @@ def load_net(net: "nn.Module", checkpoint: dict[str, Any], path: str | Path, nam
     ours: tuple[str, int | None]
     ours = (name or getattr(net, "model_name", None) or type(net).__name__, getattr(net, "num_classes", None))
     theirs = (metadata.get("model") or ours[0], metadata.get("num_classes") or ours[1])
-    if ours[1] not in (None, theirs[1]) or not _same_name(theirs[0], ours[0], net):
+    if ours[1] not in (None, theirs[1]) or not same_name(theirs[0], ours[0], net):
         raise UsageError(f"{path} holds {theirs[0]} with {theirs[1]} classes; this is {ours[0]} with {ours[1]} classes")
     state, note = without_prefix(checkpoint["net"], wanted)
     if notes := [*checkpoint.get("notes", []), *([note] if note else [])]:
@@ -116,10 +171,11 @@ def load_net(net: "nn.Module", checkpoint: dict[str, Any], path: str | Path, nam
             f"{path} holds {theirs[0]} with {len(state[heads[0]])} classes; this has {ours[1]}: "
             "train with --pretrained as well, to start with a new head"
         )
+    check_values(state, wanted, path)
     net.load_state_dict(state)
 
 
-def _same_name(theirs: str, ours: str, net: "nn.Module") -> bool:
+def same_name(theirs: str, ours: str, net: "nn.Module") -> bool:
     """Whether two names mean one model: an external class may lie elsewhere now, and a net that was saved by itself is
     named by its class or its `model_name`.
     """

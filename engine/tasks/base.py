@@ -125,7 +125,11 @@ class Task:
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads a state. What an option sets (learning rate, weight decay) stays as the option has it."""
+        """Loads a state. What an option sets (learning rate, weight decay) stays as the option has it.
+
+        Raises:
+            UsageError: it is the state of another net or optimizer, or damaged.
+        """
         raise NotImplementedError
 
     def _lacks(self, command: str) -> str:

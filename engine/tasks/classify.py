@@ -16,6 +16,7 @@ from engine.messages.classify import ClassifyMessages
 from engine.optimizers import freeze, load_optimizer_state, make_optimizer, needs_closure
 from engine.recipe import class_weights, make_ema, make_mixup, resized_side
 from engine.schedules import Schedule
+from engine.task_state import check_like, check_net
 from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
 from utils import pictures
 
@@ -161,11 +162,16 @@ class Classify(Task):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        schedule = {"previous_loss": 0.0, "factor": 1.0, "ratios": [1.0]}
+        like = {"optimizer": {}, "scheduler": schedule, "ema_updates": 0}
+        check_like(state, like, "task", optional=("ratios", "ema_updates"))
+        load_optimizer_state(self.optimizer, state["optimizer"], saved=("lr",))
+        if "learning_net" in state:
+            check_net(state["learning_net"], self.net, "task.learning_net")
         self.net.load_state_dict(state.get("learning_net", state["net"]))
         if self.ema:
             self.ema.module.load_state_dict(state["net"])
             self.ema.n_averaged.fill_(state.get("ema_updates", 0))
-        load_optimizer_state(self.optimizer, state["optimizer"], saved=("lr",))
         self.lr_schedule.load_state_dict(state["scheduler"])
 
     def _images(self, batch: Batch) -> torch.Tensor:

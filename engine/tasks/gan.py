@@ -16,6 +16,7 @@ from engine.gan_evaluator import GanEvaluator
 from engine.messages.gan import GanMessages
 from engine.optimizers import freeze, load_optimizer_state
 from engine.recipe import make_ema
+from engine.task_state import check_like, check_net
 from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
 from utils import pictures
 from utils.errors import UsageError
@@ -199,15 +200,19 @@ class Gan(Task):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        names = {name: f"{name}_optimizer" for name in self.optimizers}
+        like = {"steps": 0, "ema_updates": 0, **{name: {} for name in names.values()}}
+        check_like(state, like, "task", optional=("ema_updates",))
+        for name, optimizer in self.optimizers.items():
+            load_optimizer_state(optimizer, state[names[name]], place=f"task.{names[name]}")
         self.net.load_state_dict(state["net"])
         if self.ema:
             self.ema.module.load_state_dict(self.net.generator.state_dict())
             self.ema.n_averaged.fill_(state.get("ema_updates", 0))
         if "learning_generator" in state:
+            check_net(state["learning_generator"], self.net.generator, "task.learning_generator")
             self.net.generator.load_state_dict(state["learning_generator"])
         self.steps = state["steps"]
-        for name, optimizer in self.optimizers.items():
-            load_optimizer_state(optimizer, state[f"{name}_optimizer"])
 
 
 def as_bytes(images: torch.Tensor) -> torch.Tensor:
