@@ -61,7 +61,7 @@ NUMBERS = Kind("a dict of numbers", lambda v: DICT.fits(v) and all(map(is_number
 GROUPS = Kind(
     "a list of dicts that have a number lr",
     lambda v: is_list(v, lambda g: DICT.fits(g) and is_number(g.get("lr"))) and len(v) > 0,
-)  # noqa: E501
+)
 
 # {place: what stands there}; one that ends in "?" may be absent, and then all below it too
 WEIGHTS = {  # of every file
