@@ -51,23 +51,32 @@ def white(image: Image.Image, values: np.ndarray) -> int:
 
 
 def span(image: Image.Image) -> float | None:
-    """The part of its range that an image uses, up to its largest value; None if it has 8 bits."""
+    """The part of its range that an image uses, up to its largest value; None if it has 8 bits.
+
+    Colours of 16 bits are known as such before they are loaded only, since Pillow reduces them to 8.
+    """
     if image.mode[0] not in "IF":
-        return None
+        return float(np.asarray(image.convert("RGB")).max()) / 255 if ";16" in _packed(image) else None
     values = levels(image)
     top = white(image, values)
-    low, high = float(values.min()), float(values.max())
-    return (top - low if _tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO else high) / top
+    brightest = top - values.min() if _tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO else values.max()
+    return float(brightest) / top
 
 
 def mend_transparency(image: Image.Image) -> None:
     """Scales the transparent colour of a PNG to 8 bits, as Pillow does with its pixels; before they are loaded."""
-    clear, tiles = image.info.get("transparency"), getattr(image, "tile", None)
-    packed = tiles[0].args if tiles else None
+    clear, packed = image.info.get("transparency"), _packed(image)
     if isinstance(clear, int) and packed in ("L;2", "L;4"):
         image.info["transparency"] = clear * (85 if packed == "L;2" else 17)
     if isinstance(clear, tuple) and packed == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
+def _packed(image: Image.Image) -> str:
+    """How a file stores the pixels, in Pillow's words, such as "RGB;16B"; "" once they are loaded."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    return str(args[0] if args and isinstance(args, tuple) else args)
 
 
 def _tags(image: Image.Image) -> dict:
