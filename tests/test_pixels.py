@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from data.convert import uint8_images
 from data.reading import read, rgb_image
 from data.transforms import center_square
 from utils.errors import UsageError
@@ -199,6 +200,22 @@ def test_floats_are_read_by_the_range_of_most(case, name, tmp_path):
     expected = RAMP * 255
     expected[4, 4] = min(max(odd / top, 0), 1) * 255 if np.isfinite(odd) else 0
     assert np.abs(got - expected).max() <= 1
+
+
+@pytest.mark.parametrize("odd", [1.000001, 1.0005, -1e-6])
+def test_floats_of_an_array_may_be_rounded(odd):
+    stored = RAMP.astype(np.float32)
+    stored[4, 4] = odd
+    expected = np.rint(stored.clip(0, 1) * 255)
+    assert (uint8_images(stored[None], "one")[0, ..., 0] == expected).all()
+
+
+@pytest.mark.parametrize("odd", [1.01, -0.01, 255, np.nan])
+def test_floats_of_an_array_are_in_0_to_1(odd):
+    stored = RAMP.astype(np.float32)
+    stored[4, 4] = odd
+    with pytest.raises(UsageError, match="holds floats from"):
+        uint8_images(stored[None], "one")
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
