@@ -4,7 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,7 @@ def rgb_image(source: Path | Image.Image) -> Image.Image:
         UsageError: the file cannot be read as an image.
     """
     if isinstance(source, Image.Image):
+        mend_transparency(source)
         return upright(rgb(source), orientation(source))
     with _opened(source) as image, image_errors_as_usage(source):
         return upright(rgb(image), orientation(image))
@@ -94,14 +95,13 @@ def rgb_image(source: Path | Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    with image_errors_as_usage(path):
-        image = Image.open(path)
-    with image:
-        if image.format not in (
-            "JPEG",
-            "MPO",
-        ):  # a PNG's EXIF data follow its pixels, a TIFF is turned as it loads
-            with image_errors_as_usage(path):
+    """An open image file, loaded unless it is a JPEG."""
+    with ExitStack() as stack:
+        with image_errors_as_usage(path):
+            # Not the path: Pillow would map an uncompressed TIFF into memory, and mix up its rows as it turns it.
+            file = stack.enter_context(path.open("rb"))
+            image = stack.enter_context(Image.open(file))
+            if image.format not in ("JPEG", "MPO"):  # a PNG's EXIF data follow its pixels, a TIFF is turned as it loads
                 mend_transparency(image)
                 image.load()
         yield image
@@ -134,6 +134,8 @@ def rgb(image: Image.Image, shrink: Callable[[Image.Image], Image.Image] = lambd
     profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":
         image = eight_bits(image)
+    if image.mode == "P" and image.palette is None:
+        image = image.copy()  # of an ICNS: Pillow asks for the palette before it looks for it
     if image.has_transparency_data:
         grey = image.mode in ("LA", "La", "L")
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")  # there is none from La to RGBA

@@ -170,6 +170,23 @@ def test_a_tiff_whose_zero_is_white(bits, kind, top, order, tmp_path):
     assert np.abs(values(tmp_path / "a.tif") - (255 - RAMP * 255)).max() <= 1
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_an_uncompressed_tiff_is_turned(dtype, turn, tmp_path):
+    """Pillow maps such a file into memory, if it is given the path, with rows as long as those of the turned image."""
+    shown = np.rint(RAMP[:5] * 250)  # 5 rows of 8
+    undo = ["", "h", "hv", "v", "t", "tv", "thv", "th"][turn - 1]
+    stored = shown
+    for flip in undo:
+        stored = {"h": stored[:, ::-1], "v": stored[::-1], "t": stored.T}[flip]
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    scaled = np.ascontiguousarray(stored * {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[dtype]).astype(dtype)
+    Image.fromarray(scaled).save(tmp_path / "a.tif", exif=exif)
+    got = np.asarray(rgb_image(tmp_path / "a.tif"))[..., 0]
+    assert got.shape == shown.shape and np.abs(got - shown).max() <= 1
+
+
 def test_values_below_zero_are_black(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(np.where(RAMP < 0.5, -9000, 20000), 16, 2))
     assert np.abs(values(tmp_path / "a.tif") - np.where(RAMP < 0.5, 0, 20000 * 255 / 32767)).max() <= 1
