@@ -16,6 +16,7 @@ from data.augment import Augment
 from data.batch import Sample
 from data.image_data import ImageData, Items
 from data.loaders import Batch, EpochBatchSampler, EpochLoader, ImageDataset, cores
+from data.reading import VERSION
 from data.transforms import Preprocess, center_square, random_crop
 from utils import files
 from utils.errors import RunError, UsageError
@@ -121,12 +122,12 @@ def on_disk(
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """The middle squares in a file of CACHE, mapped into memory; writes the file if there is none.
 
-    The file's name has a hash of the source files' names, sizes and times, so changed files get another cache
-    file.
+    The file's name has a hash of the source files' names, sizes and times, and of the version of reading, so
+    changed files get another cache file.
     """
     side, channels = preprocess.image_size, len(preprocess.mean)
     lines = [_stamp(dataset, path) for path, _ in items]
-    lines.append(f"{channels} {replace_bad}")
+    lines.append(f"{channels} {replace_bad} {VERSION}")
     if (preprocess.interpolation, preprocess.crop_pct) != ("bilinear", 1):
         lines.append(f"{preprocess.interpolation} {preprocess.crop_pct}")
     key = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -75,7 +75,7 @@ def mend_transparency(image: Image.Image) -> None:
 def _packed(image: Image.Image) -> str:
     """How a file stores the pixels, in Pillow's words, such as "RGB;16B"; "" once they are loaded."""
     tiles = getattr(image, "tile", None)
-    args = tiles[0].args if tiles else ""
+    args = tiles[0][3] if tiles else ""
     return str(args[0] if args and isinstance(args, tuple) else args)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.colour import in_srgb
+from data.colour import in_srgb, is_srgb
 from data.levels import eight_bits, mend_transparency
 from utils.errors import RunError, Stopped, UsageError
 from utils.files import printable
 
+VERSION = 2  # of the pixels that `read` makes of a file; images kept on disk by another are not used
 ORIENTATION = 0x0112  # EXIF tag, 1 to 8: 1 is upright, 5 to 8 swap width and height
 WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -128,8 +129,8 @@ def rgb(image: Image.Image, shrink: Callable[[Image.Image], Image.Image] = lambd
     """A copy in sRGB, 8 bits a channel; transparent pixels are put on white.
 
     Args:
-        shrink: is applied as early as it can be. Of an image whose channels are those of its profile, that is before
-            its colours are converted: of photographs the result differs by about 0.4 of 255, at a tenth of the time.
+        shrink: is applied as early as it can be: to opaque RGB and grey before their colours are converted. Of
+            photographs in Adobe RGB that changes 0.3 of 255 at 224 pixels a side, and takes a third of the time.
     """
     profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":
@@ -139,10 +140,12 @@ def rgb(image: Image.Image, shrink: Callable[[Image.Image], Image.Image] = lambd
     if image.has_transparency_data:
         grey = image.mode in ("LA", "La", "L")
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")  # there is none from La to RGBA
-        colours = in_srgb(image.convert("L" if grey else "RGB"), profile)
-        colours.putalpha(image.getchannel("A"))
+        if not is_srgb(profile):
+            alpha = image.getchannel("A")
+            image = in_srgb(image.convert("L" if grey else "RGB"), profile)
+            image.putalpha(alpha)
         white = Image.new("RGBA", image.size, "white")
-        return shrink(Image.alpha_composite(white, colours).convert("RGB"))
+        return shrink(Image.alpha_composite(white, image).convert("RGB"))
     if image.mode in ("L", "RGB"):
         return in_srgb(shrink(image), profile)
     return shrink(in_srgb(image if image.mode == "CMYK" else image.convert("RGB"), profile))
