@@ -18,6 +18,7 @@ from data.augment import Augment
 from data.batch import Sample
 from data.image_data import ImageData, Items
 from data.loaders import Batch, EpochBatchSampler, EpochLoader, ImageDataset, cores
+from data.reading import VERSION
 from data.sampler import Key
 from data.transforms import Preprocess, center_square, random_crop
 from utils import files
@@ -28,7 +29,6 @@ CACHE = Path("data/cache")
 IN_MEMORY = 2**30  # bytes; up to this size --cache=auto keeps images in memory
 AT_ONCE = 256  # images resized in one call
 SAMPLE = 1024  # bytes of each file that --cache=disk looks at
-VERSION = 2  # of how pixels are read: raised when the same file gives other pixels
 
 
 class CachedLoader(EpochLoader):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from utils.errors import UsageError
 
+ROUNDING = 1e-3  # floats so little out of [0, 1] are clipped
 EXPECTED = "a PIL image, a uint8 array (H, W, C), a uint8 tensor (C, H, W) or a float tensor in [0, 1]"
 
 
@@ -51,12 +52,12 @@ def uint8_images(values: np.ndarray | torch.Tensor, where: str) -> np.ndarray:
     array = array.transpose(0, 2, 3, 1) if first else array
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise UsageError(
                 f"{where} holds floats from {low:.3g} to {high:.3g}: give floats in [0, 1] or uint8 "
                 "(leave out Normalize: this program normalizes)"
             )
-        array = (array * 255).round().astype(np.uint8)
+        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
         raise UsageError(f"{where} is of type {array.dtype}: expected {EXPECTED}")
     return np.ascontiguousarray(array)

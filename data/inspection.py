@@ -8,7 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from data.colour import is_srgb
+from data.damage import has_constant_lower_part
 from data.image_data import ImageData, Items
+from data.levels import span
 from data.reading import image_errors_as_usage, orientation
 from data.transforms import Preprocess
 from utils.errors import UsageError
@@ -16,6 +19,7 @@ from utils.files import printable
 from utils.progress import in_threads
 
 HUGE = 20_000_000  # pixels; larger images take seconds to read
+DAMAGED = "constant lower part (damaged?)"
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Inspection:
     Attributes:
         digest: BLAKE2 of the file's bytes, or of the pixels of an image in memory; "" if it cannot be read.
         size: (width, height) in pixels as stored; None if the image cannot be read.
-        kinds: which of KINDS it is.
+        kinds: which of KINDS it is, or DAMAGED.
+        span: the part of its range that it uses, in [0, 1]; None if it has 8 bits.
         problem: why training cannot read it; None if it can.
     """
 
@@ -34,6 +39,7 @@ class Inspection:
     digest: str = ""
     size: tuple[int, int] | None = None
     kinds: tuple[str, ...] = ()
+    span: float | None = None
     problem: str | None = None
 
 
@@ -42,6 +48,7 @@ KINDS: dict[str, Callable[[Image.Image], bool]] = {
     "16-bit": lambda image: image.mode.startswith("I"),
     "floating point": lambda image: image.mode == "F",
     "palette": lambda image: image.mode in ("P", "PA"),
+    "colour profile": lambda image: not is_srgb(image.info.get("icc_profile")),
     "grey": lambda image: image.mode in ("1", "L", "LA"),
     "transparent": lambda image: image.has_transparency_data,
     "animated": lambda image: image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
@@ -62,18 +69,26 @@ def inspect_image(path: Path, label: int, preprocess: Preprocess, dataset: Image
         if isinstance(source, Image.Image):
             digest = _digest(source.tobytes())
             preprocess.eval(source)
-            return Inspection(path, label, digest, source.size, tuple(kind for kind in KINDS if is_a(kind, source)))
+            return Inspection(path, label, digest, source.size, kinds_of(source), span(source))
         with image_errors_as_usage(source):
-            digest = _digest(source.read_bytes())
+            content = source.read_bytes()
+        digest = _digest(content)
         preprocess.eval(source)
         with image_errors_as_usage(source), Image.open(source) as image:
-            return Inspection(path, label, digest, image.size, tuple(kind for kind in KINDS if is_a(kind, image)))
+            size, kinds, used = image.size, kinds_of(image), span(image)
+        with suppress(Exception):  # damage that `eval` does not mind
+            kinds += (DAMAGED,) if has_constant_lower_part(content) else ()
+        return Inspection(path, label, digest, size, kinds, used)
     except UsageError as e:
         return Inspection(path, label, digest, problem=str(e).removeprefix(f"image {printable(path)} cannot be read: "))
 
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def kinds_of(image: Image.Image) -> tuple[str, ...]:
+    return tuple(kind for kind in KINDS if is_a(kind, image))
 
 
 def is_a(kind: str, image: Image.Image) -> bool:

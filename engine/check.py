@@ -20,6 +20,7 @@ from utils.errors import RunError
 from utils.files import counted, printable
 
 SHOWN = 10  # names a section lists
+DARK = 1 / 4  # of its range; an image that uses no more is named
 UNBALANCED = 3  # times as many images in the largest class as in the smallest
 
 
@@ -86,6 +87,8 @@ def report_kinds(good: list[Inspection], root: Path) -> None:
     for one in good:
         for kind in one.kinds:
             by_kind[kind].append(one.path)
+    if dark := {one.path: one.span for one in good if one.span is not None and one.span <= DARK}:
+        by_kind[f"dark: the brightest uses {100 * max(dark.values()):.2g}% of its range"] = list(dark)
     for number, (kind, paths) in enumerate(by_kind.items()):
         row("" if number else "odd, read", f"{len(paths)} {kind}, as {names(paths[:1], root)}")
 

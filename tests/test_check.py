@@ -1,17 +1,19 @@
 """`check`: everything that is wrong or odd in a folder is named, and the exit code says whether a run would stop."""
 
+import io
 import os
 import shutil
 import struct
 import sys
 import zlib
 
+import icc
 import numpy as np
 import pytest
 from conftest import COUNT, picture, unless_given
-from PIL import Image
+from PIL import Image, ImageCms
 
-from data.inspection import inspect_image
+from data.inspection import DAMAGED, inspect_image
 from data.transforms import Preprocess
 from utils.errors import RunError
 
@@ -124,6 +126,111 @@ def test_odd_images_are_read_and_named(check, root):
         "1 huge": "dog.57.png",
     }.items():
         assert f"{kind}, as {name}" in out
+
+
+def test_profiles_that_change_the_colours_are_counted(check, root):
+    image, srgb = Image.new("RGB", (60, 50), "orange"), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    image.save(root / "cat.50.jpg", icc_profile=icc.rgb_profile(1.8))
+    image.convert("L").save(root / "cat.51.png", icc_profile=icc.grey_profile(1.0))
+    image.save(root / "cat.52.png", icc_profile=srgb.tobytes())
+    image.save(root / "cat.53.jpg", icc_profile=b"broken")
+    code, out, err = check(root)
+    assert (code, err) == (0, "") and "2 colour profile, as cat.50.jpg" in out
+
+
+RAMP = np.linspace(0, 1, 3000).reshape(50, 60)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "name", "told"),
+    [
+        ((RAMP * 4095).astype(np.uint16), "cat.50.png", "6.2%"),
+        ((RAMP * 255).astype(np.uint16), "cat.50.tif", "0.39%"),
+        ((RAMP * 16383).astype(np.uint16), "cat.50.png", "25%"),
+        ((RAMP * 65535).astype(np.int32), "cat.50.tif", "0.0031%"),
+        ((RAMP * 0.1).astype(np.float32), "cat.50.tif", "10%"),
+        ((RAMP * 65535).astype(np.uint16), "cat.50.png", None),
+        ((RAMP * 255).astype(np.float32), "cat.50.tif", None),
+        ((RAMP * 40).astype(np.uint8), "cat.50.png", None),
+    ],
+)
+def test_a_part_of_the_range_is_named(pixels, name, told, check, root):
+    Image.fromarray(pixels).save(root / name)
+    Image.fromarray(pixels[::-1]).save(root / name.replace("50", "51"))
+    code, out, err = check(root)
+    assert (code, err) == (0, "")
+    if told:
+        assert f"2 dark: the brightest uses {told} of its range, as {name}" in out
+    else:
+        assert "dark" not in out
+
+
+def photograph(seed, size=(160, 120)):
+    """Something with detail everywhere."""
+    coarse = np.random.default_rng(seed).integers(30, 220, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def jpeg(image, **options):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90, **options)
+    return file.getvalue()
+
+
+def ended_early(content, part):
+    """Cut off at this part of the pixels' bytes, and ended as a whole file is."""
+    start = content.index(b"\xff\xda") + 14
+    return content[: start + int((len(content) - start) * part)].rstrip(b"\xff") + b"\xff\xd9"
+
+
+def overwritten(content, part):
+    """A marker in the middle of the pixels; all else is there."""
+    start = content.index(b"\xff\xda") + 14
+    middle = start + int((len(content) - start) * part)
+    return content[:middle] + b"\xff\xd9" + content[middle + 2 :]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("damage", [ended_early, overwritten])
+@pytest.mark.parametrize(
+    ("options", "mode", "part"),
+    [
+        ({}, "RGB", 0.5),
+        ({}, "RGB", 0.8),
+        ({}, "L", 0.5),
+        ({}, "CMYK", 0.5),
+        ({"subsampling": 0}, "RGB", 0.5),
+        ({"restart_marker_rows": 2}, "RGB", 0.5),
+        ({"progressive": True}, "RGB", 0.05),
+        ({"icc_profile": icc.rgb_profile(1.8)}, "RGB", 0.5),
+    ],
+)
+def test_a_jpeg_whose_pixels_end_early_is_named(options, mode, part, damage, seed, tmp_path):
+    content = jpeg(photograph(seed).convert(mode), **options)
+    for name, bad in (("whole.jpg", content), ("bad.jpg", damage(content, part))):
+        (tmp_path / name).write_bytes(bad)
+    assert DAMAGED not in inspect_image(tmp_path / "whole.jpg", 0, Preprocess(32)).kinds
+    assert DAMAGED in inspect_image(tmp_path / "bad.jpg", 0, Preprocess(32)).kinds
+
+
+def test_the_grey_of_missing_pixels_is_named_though_it_was_saved_again(check, root):
+    image = photograph(0)
+    image.paste((128, 128, 128), (0, 60, 160, 120))
+    image.save(root / "cat.50.jpg")
+    code, out, err = check(root)
+    assert (code, err) == (0, "") and f"1 {DAMAGED}, as cat.50.jpg" in out
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 180, 40), (128, 128, 128)])
+@pytest.mark.parametrize("rows", [8, 16, 64, 120])
+def test_frames_and_plain_images_are_no_damage(rows, colour, progressive, tmp_path):
+    image = photograph(0)
+    image.paste(colour, (0, 120 - rows, 160, 120))
+    if colour == (128, 128, 128) and rows == 64:
+        pytest.skip("taken for damage")
+    (tmp_path / "a.jpg").write_bytes(jpeg(image, progressive=progressive))
+    assert DAMAGED not in inspect_image(tmp_path / "a.jpg", 0, Preprocess(32)).kinds
 
 
 def test_what_no_rule_explains_is_listed(check, root):

@@ -113,8 +113,8 @@ def test_eval_equals_resize_and_center_crop(size, tmp_path):
 def test_jpegs_are_not_decoded_whole(tmp_path, monkeypatch):
     path = picture(tmp_path / "big.jpg", size=(1600, 1200))
     sizes = []
-    convert = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode))
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *args: sizes.append(self.size) or resize(self, *args))
     Preprocess(100).eval(path)
     assert sizes == [(200, 150)]
 

@@ -319,6 +319,14 @@ def test_the_cache_on_disk_knows_interpolation_and_crop(dogcat, cache_folder):
     assert len(list(cache_folder.glob("*.npy"))) == 3
 
 
+def test_the_cache_on_disk_of_another_reading_is_not_used(dogcat, cache_folder, monkeypatch):
+    found = data.open("DogCat", dogcat / "train")
+    load_cached(found, found.items, Preprocess(24), "disk", False, crops=False)
+    monkeypatch.setattr(cached, "VERSION", cached.VERSION + 1)
+    load_cached(found, found.items, Preprocess(24), "disk", False, crops=False)
+    assert len(list(cache_folder.glob("*.npy"))) == 2
+
+
 def test_what_is_not_held(dogcat, monkeypatch):
     found = data.open("DogCat", dogcat / "train")
     assert load_cached(found, found.items, Preprocess(24, 0.5), "auto", "fail", crops=True) is None  # crops differ
