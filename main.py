@@ -18,8 +18,8 @@ from data.listing import endings, find_unlabelled
 from engine import resume, saved
 from utils import checkpoints, files
 from utils.errors import RunError, Stopped, UsageError
-from utils.files import counted, printable
 from utils.options import code_flags
+from utils.text import counted, printable
 
 SPLITS = {"val": "validation", "train": "training", "test": "test", "all": "labelled"}  # in words
 

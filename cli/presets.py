@@ -3,6 +3,7 @@
 YAML's own guesses (1e-3 is text, `no` is False, 012 is ten) never happen: the option's type decides, in config.py.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
         UsageError: no such preset, broken YAML, a duplicate key, a value of another kind, presets in a circle.
     """
     path = locate(name)
-    if path in _seen:
+    if path.resolve() in _seen:
         raise UsageError(f"{path}: its base leads back to itself")
     values: dict[str, tuple[Any, str]] = {}
     for key, value in _pairs(path):
@@ -39,9 +40,11 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
         values[key.value] = (_text(value, place), place)
     if "base" in values:
         base, place = values.pop("base")
+        if not isinstance(base, str):
+            raise UsageError(f"{place}: base: expected the name or the path of one preset")
         beside = path.parent / base
         try:
-            return read(beside if beside.is_file() else base, (*_seen, path)) | values
+            return read(beside if os.path.isfile(beside) else base, (*_seen, path.resolve())) | values
         except UsageError as e:
             raise UsageError(str(e) if str(path.parent) in str(e) else f"{place}: base: {e}") from None
     return values
@@ -49,8 +52,8 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
 
 def locate(name: str | Path) -> Path:
     """The file of a preset, given by its path or by its name in configs/."""
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UsageError(f"no preset file {path}: give a path, or a name of configs/ ({', '.join(names())})")
@@ -87,6 +90,8 @@ def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
         raise UsageError(f"{path}{line}: broken YAML: {e.problem}") from e
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
         raise UsageError(f"{path}: cannot be read as YAML: {str(e).splitlines()[0]}") from e
+    except RecursionError as e:
+        raise UsageError(f"{path}: cannot be read as YAML: it is nested too deeply") from e
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):

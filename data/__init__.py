@@ -6,6 +6,7 @@ of the repository ("path/to/file.py:Class", "package.module:Class"). The classes
 """
 
 import functools
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,9 @@ def open(name: str, root: str | Path | None = None) -> "ImageData":  # noqa: A00
 def _other(name: str, root: str | Path | None) -> str:
     """A hint at another data set that the folder looks like."""
     others = (other for other in _own() if other not in (name, "Demo"))  # Demo's images are DogCat's
-    match = next((other for other in others if root and _class(other).matches(Path(root))), None)
+    match = None
+    with suppress(Exception):  # a hint is not worth an error of another set's
+        match = next((other for other in others if root and _class(other).matches(Path(root))), None)
     return f" It looks like a {match}: train with --dataset={match}" if match else ""
 
 

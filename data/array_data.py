@@ -11,7 +11,7 @@ from PIL import Image
 from data.folder import small_square
 from data.image_data import ImageData, Items
 from utils.errors import UsageError
-from utils.files import counted
+from utils.text import counted
 
 
 class ArrayData(ImageData):

@@ -24,6 +24,7 @@ from data.transforms import Preprocess, center_square, random_crop
 from utils import files
 from utils.errors import RunError, UsageError
 from utils.progress import in_threads
+from utils.text import printable
 
 CACHE = Path("data/cache")
 IN_MEMORY = 2**30  # bytes; up to this size --cache=auto keeps images in memory
@@ -188,7 +189,7 @@ def _stamp(dataset: ImageData, path: Path) -> str:
             file.seek(max(stat.st_size // 2 - SAMPLE // 2, 0))
             digest = hashlib.blake2b(file.read(SAMPLE), digest_size=8).hexdigest()
     except OSError as e:
-        raise UsageError(f"image {files.printable(source)} cannot be read: {e.strerror}") from e
+        raise UsageError(f"image {printable(source)} cannot be read: {e.strerror}") from e
     facts = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino
     return f"{path.relative_to(dataset.root).as_posix()} {' '.join(map(str, facts))} {digest}"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from data.image_data import ImageData, Items, first_files, is_image
 from data.listing import NO_IMAGES, endings, folders_in, list_images
 from utils.errors import UsageError
-from utils.files import counted, printable
+from utils.text import counted, printable
 
 SMALL = 96  # pixels; square images up to this side are used as they are
 SAMPLED = 20  # images whose size is read

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UsageError
-from utils.files import printable
+from utils.text import printable
 
 PLAIN = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

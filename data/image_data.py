@@ -1,6 +1,7 @@
 """The base class of all data sets, and how they are split."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.listing import endings, files_below, find_unlabelled, first_files, folders_in, image_files, is_image
 from utils.errors import UsageError
-from utils.files import counted, printable
+from utils.text import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,8 @@ class ImageData:
             UsageError: the folder is missing, or has fewer than two classes of two images each.
         """
         self.root = Path(root or self.home)
-        if not self.root.is_dir():
-            what = f"{self.root} is a file" if self.root.exists() else f"no folder {self.root}"
+        if not os.path.isdir(self.root):
+            what = f"{self.root} is a file" if os.path.exists(self.root) else f"no folder {self.root}"
             raise UsageError(
                 f"{what}: give the images as --train-data-root=DIR, or train on the built-in images with --config=demo"
             )

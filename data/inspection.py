@@ -15,8 +15,8 @@ from data.levels import span
 from data.reading import image_errors_as_usage, orientation
 from data.transforms import Preprocess
 from utils.errors import UsageError
-from utils.files import printable
 from utils.progress import in_threads
+from utils.text import printable
 
 HUGE = 20_000_000  # pixels; larger images take seconds to read
 DAMAGED = "constant lower part (damaged?)"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import UsageError
-from utils.files import printable
+from utils.text import printable
 
 JUNK = {
     "@eaDir",
@@ -31,7 +31,7 @@ NAMED = 5  # endings in a line
 
 
 def files_below(root: Path, recursive: bool = True) -> Iterator[Path]:
-    """Every file in `root`, and if `recursive` below it, in no particular order; links are followed.
+    """Every file in `root`, and if `recursive` below it, in no particular order; links are followed, once.
 
     Hidden files and folders, and those that systems make (JUNK), are left out; pipes, devices and links that
     lead nowhere too.
@@ -39,16 +39,16 @@ def files_below(root: Path, recursive: bool = True) -> Iterator[Path]:
     Raises:
         OSError: a folder cannot be read.
     """
-    pending: list[tuple[Path, frozenset]] = [(root, frozenset([_identity(root)]))]  # with the folders that lead there
+    pending, seen = [root], {_identity(root)}
     while pending:
-        folder, above = pending.pop()
-        for entry in _visible(folder):
+        for entry in _visible(pending.pop(0)):
             path = Path(entry.path)
             if not _is_folder(entry):
                 if _is_file(entry):
                     yield path
-            elif recursive and (identity := _identity(path)) not in above:  # a link may lead back
-                pending.append((path, above | {identity}))
+            elif recursive and (identity := _identity(path)) not in seen:  # a link may lead back, or there twice
+                seen.add(identity)
+                pending.append(path)
 
 
 def folders_in(root: Path) -> list[Path]:
@@ -97,8 +97,10 @@ def suffixes() -> frozenset[str]:
 def _opens(path: Path) -> bool:
     from PIL import Image
 
-    with suppress(Exception), Image.open(path) as image:  # Pillow raises all sorts of errors
-        return image.format not in IDENTIFIED
+    with suppress(Exception):  # Pillow raises all sorts of errors
+        if path.stat().st_size:  # the files of /proc have none
+            with Image.open(path) as image:
+                return image.format not in IDENTIFIED
     return False
 
 
@@ -129,12 +131,12 @@ def find_unlabelled(root: str | Path) -> tuple[list[tuple[str, Path]], list[Path
         UsageError: there is no such file or folder, it cannot be read, or it holds no image.
     """
     root, others = Path(root), list[Path]()
-    if root.is_dir():
+    if os.path.isdir(root):
         try:
             paths, others = list_images(root)
         except OSError as e:
             raise UsageError(f"{printable(e.filename)} cannot be read: {e.strerror}") from e
-    elif root.is_file():
+    elif os.path.isfile(root):
         paths = [root]
     else:
         raise UsageError(f"no folder or image {root}: give the images to label as --test-data-root=DIR or FILE")
@@ -160,7 +162,8 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
 
 def _visible(folder: Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+        found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+    return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))  # a folder itself before links to it
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -24,7 +24,7 @@ from data.image_data import ImageData, Items
 from data.image_dataset import ImageDataset
 from data.sampler import EpochBatchSampler
 from data.transforms import Preprocess
-from utils.files import printable
+from utils.text import printable
 
 __all__ = [
     "Batch",

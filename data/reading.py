@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.colour import in_srgb, is_srgb
 from data.levels import eight_bits, mend_transparency
 from utils.errors import RunError, Stopped, UsageError
-from utils.files import printable
+from utils.text import printable
 
 VERSION = 2  # of the pixels that `read` makes of a file; images kept on disk by another are not used
 ORIENTATION = 0x0112  # EXIF tag, 1 to 8: 1 is upright, 5 to 8 swap width and height

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.image_data import ImageData, Items, image_files
 from data.listing import find_unlabelled as find
-from utils.files import counted
+from utils.text import counted
 
 __all__ = ["Unlabelled", "find"]
 

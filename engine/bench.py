@@ -22,7 +22,7 @@ from engine.loop import Trainer
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from runs.run import Run
-from utils.files import counted
+from utils.text import counted
 
 IMAGES, ROUNDS = 400, 5
 Step = Callable[[torch.Tensor, torch.Tensor], None]

@@ -17,7 +17,7 @@ from engine.device import oom_as_failure
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from utils.errors import RunError
-from utils.files import counted, printable
+from utils.text import counted, printable
 
 SHOWN = 10  # names a section lists
 DARK = 1 / 4  # of its range; an image that uses no more is named

@@ -25,8 +25,8 @@ from engine.validation import not_finite, validate
 from runs.run import Run
 from utils import checkpoints, pictures
 from utils.errors import RunError, Stopped
-from utils.files import counted, printable
 from utils.progress import Progress
+from utils.text import counted, printable
 
 MAX_SKIPPED = 20  # steps in a row that may be left out before there is no sense in training on
 PREVIEWED = 64  # augmented images in a picture

@@ -1,5 +1,6 @@
 """Resuming a run: its options, its newest good checkpoint, and what differs from then. Imports no torch."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,8 +80,8 @@ def check_named(saved: Mapping[str, Any], given: Any, options: tuple[str, ...], 
 
 def _folder(path: str, runs: str) -> Path:
     folder = checkpoints.newest(runs, "config.yaml") if path == "last" else Path(path)
-    if not folder.is_dir():
-        what = f"{folder} is a file" if folder.exists() else f"no run folder {folder}"
+    if not os.path.isdir(folder):
+        what = f"{folder} is a file" if os.path.exists(folder) else f"no run folder {folder}"
         raise UsageError(f"{what}: give a folder of {runs}/ as --resume=RUN_FOLDER, or --resume=last")
     if not (folder / "config.yaml").is_file():
         raise UsageError(f"{folder} is not a run folder: it holds no config.yaml")

@@ -1,5 +1,6 @@
 """What `val`, `test` and `generate` start from: a checkpoint, and the options that go with it."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str
 
 def _check_paths(command: str, given: Config, flags: Mapping[str, Any]) -> None:
     for name in {"train_data_root", "test_data_root"} & flags.keys():
-        if not Path(getattr(given, name) or ".").exists():
+        if not os.path.exists(getattr(given, name) or "."):
             raise UsageError(f"--{dashed(name)}: there is no {getattr(given, name)}")
     for name, endings in OUTPUTS.get(command, {}).items():
         if path := getattr(given, name):

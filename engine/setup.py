@@ -22,8 +22,8 @@ from engine.tasks.base import Task, task_class
 from models import heads
 from utils import checkpoints, registry, state_dicts
 from utils.errors import UsageError
-from utils.files import counted
 from utils.options import dashed
+from utils.text import counted
 
 
 @dataclass

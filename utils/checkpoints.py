@@ -37,13 +37,13 @@ def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
 
     `last` means the newest run folder in `runs`.
     """
-    path = newest(runs) if str(path) == "last" else Path(path).expanduser()
-    if path.is_dir():
+    path = newest(runs) if str(path) == "last" else Path(os.path.expanduser(path))
+    if os.path.isdir(path):
         for name in ("best.pth", "last.pth"):
             if (path / name).is_file():
                 return path / name
         raise UsageError(f"{path} holds neither best.pth nor last.pth: give a run folder or a checkpoint file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"no checkpoint {path}: give a .pth file or a run folder (checkpoints/...)")
     return path
 

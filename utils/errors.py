@@ -3,12 +3,23 @@
 import difflib
 from collections.abc import Iterable
 
+from utils.text import one_line
 
-class UsageError(Exception):
+LONGEST = 100  # characters of a name for which a like one is sought
+
+
+class OneLineError(Exception):
+    """An error that is told in one printable line, whatever the names and values in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class UsageError(OneLineError):
     """A wrong input: what is wrong, where, what was expected, what to type. Exit code 2."""
 
 
-class RunError(Exception):
+class RunError(OneLineError):
     """The machine or the numbers fail in the middle of the work: what, where, the remedy. Exit code 1."""
 
 
@@ -25,5 +36,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower: dict[str, str] = {}
     for k in known:
         by_lower.setdefault(k.lower(), k)
-    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    match = difflib.get_close_matches(name.lower()[:LONGEST], by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[match[0]]}?" if match else ""

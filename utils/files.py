@@ -11,18 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import RunError, UsageError
+from utils.text import printable
 
 PART = ".part"  # how the names of temporary files end
-
-
-def printable(path: str | Path) -> str:
-    """The path in one line that every terminal can show: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
-
-
-def counted(count: int, thing: str, things: str = "") -> str:
-    """The number and the noun: `1 file`, `2 files`. `things`: the plural, where it takes more than an s."""
-    return f"{count} {thing if count == 1 else things or thing + 's'}"
 
 
 @contextmanager
@@ -100,15 +91,15 @@ def remove_parts(folder: Path, older_than: float = 0) -> None:
 def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
     """Raises UsageError where `path`, a file or a folder to be made, cannot be written; `flag` gave it."""
     path = Path(path)
-    if path.exists() and path.is_dir() != folder:
+    if os.path.exists(path) and path.is_dir() != folder:
         is_one, wanted = ("file", "folder") if folder else ("folder", "file")
         raise UsageError(f"{flag}={path} is a {is_one}: give a {wanted}")
-    place = path if path.exists() else path.parent
-    while folder and not place.exists():
+    place = path if os.path.exists(path) else path.parent
+    while folder and not os.path.exists(place):
         place = place.parent
-    if not place.exists():
+    if not os.path.exists(place):
         raise UsageError(f"no folder {place} for {flag}={path}: make it, or give another place")
-    if not os.access(place, os.W_OK) or not (place.is_dir() or path.exists()):
+    if not os.access(place, os.W_OK) or not (place.is_dir() or os.path.exists(path)):
         raise UsageError(f"{flag}={path} cannot be written: give another place")
 
 

@@ -107,10 +107,28 @@ def names(value: Any) -> list[str]:
     return [part if isinstance(part, str) else registry.register(part) for part in parts if part not in NONE]
 
 
+def path_text(path: str) -> str:
+    """The path with `~` replaced.
+
+    Raises:
+        ValueError: it can be no path on this machine: too long, with a NUL, a link that leads to itself.
+    """
+    path = os.path.expanduser(path)
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except OSError as e:
+        raise ValueError(e.strerror) from e
+    except ValueError as e:
+        raise ValueError("it is no text that a path may be") from e
+    return path
+
+
 PathText = Annotated[
     str,
     BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v),
-    AfterValidator(os.path.expanduser),
+    AfterValidator(path_text),
 ]
 Arguments = Annotated[dict[str, Any], BeforeValidator(arguments)]
 Names = Annotated[list[str], BeforeValidator(names)]

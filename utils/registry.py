@@ -45,7 +45,8 @@ def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
     files |= {path: path.parent.name for path in folder.glob("*/__init__.py")}
     classes: list[Entry] = []
     for path in sorted(files):
-        classes += definitions.read(definitions.parse(path), f"{package}.{files[path]}", path).values()
+        if tree := _parsed(path):
+            classes += definitions.read(tree, f"{package}.{files[path]}", path).values()
     named = {c.name: c for c in classes}
     for c in classes:
         for other in (named[b] for b in definitions.ancestors(c, named)):
@@ -64,9 +65,24 @@ def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
     return dict(sorted(found.items()))
 
 
+broken: dict[Path, str] = {}  # files of this program that are no Python, and why; what others define can be used
+
+
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        return definitions.parse(path)
+    except (SyntaxError, ValueError, OSError) as e:
+        line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
+        broken[path] = f"{path}{line}: cannot be read as Python: {getattr(e, 'msg', e)}"
+        return None
+
+
 def functions(path: str | Path, module: str) -> dict[str, Entry]:
     """{name: Entry} of the public top-level functions of one file, in its order."""
-    tree, path = definitions.parse(path), Path(path)
+    path = Path(path)
+    tree = _parsed(path)
+    if tree is None:
+        return {}
     public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
     return {name: entry for name, entry in definitions.read(tree, module, path).items() if name in public}
 
@@ -97,7 +113,8 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
     counted = ", ".join(f"{len(v)} of {k}" for k, v in others.items() if v)
     text += f" (and {counted})" if counted else ""
     hint = nearest(str(name), names)
-    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}")
+    unread = "".join(f" {line}." for line in broken.values())
+    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}{unread}")
 
 
 # ---- outside of the repository
@@ -171,7 +188,7 @@ def load(name: str, what: str) -> Any:
         return _objects[name]
     entry = external(name, what)
     if _is_file(entry.module):
-        module = _import_file(Path(entry.module).expanduser().resolve())
+        module = _import_file(Path(os.path.expanduser(entry.module)).resolve())
     else:
         module = importlib.import_module(entry.module)
     if not hasattr(module, entry.name):  # bound in a branch that was not taken, or not by `import *`
@@ -199,9 +216,9 @@ def _locate(name: str, what: str) -> tuple[str, Path]:
     """What stands before the colon, and the file that it means."""
     left = name.rpartition(":")[0]
     if _is_file(left):
-        path = Path(left).expanduser()
-        if path.suffix != ".py" or not path.is_file():
-            problem = f"{path} does not end in .py" if path.is_file() else f"no file {path}"
+        path = Path(os.path.expanduser(left))
+        if path.suffix != ".py" or not os.path.isfile(path):
+            problem = f"{path} does not end in .py" if os.path.isfile(path) else f"no file {path}"
             raise UsageError(f"{problem} for the {what} {name!r}: type path/to/file.py:NAME")
         return left, path
     if "" not in sys.path and os.getcwd() not in sys.path:

@@ -13,8 +13,8 @@ from collections import deque
 
 import numpy as np
 
-from utils.files import printable
 from utils.painter import Line, Painter, lower_title
+from utils.text import printable
 
 MAX_IMAGES = 64  # drawn of a batch
 COLUMNS = 8  # of a grid
