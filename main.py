@@ -1,11 +1,14 @@
 """The commands. Each reads as a table of contents, and returns its result to whoever calls it in Python."""
 
-import os
 import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where it is imported from elsewhere
+
+from cli import process  # isort: skip - first: Ctrl-C, and packages of the same names
 
 import fire
 from fire.decorators import SetParseFn
@@ -17,7 +20,7 @@ from cli.resolve import resolve
 from data.listing import endings, find_unlabelled
 from engine import resume, saved
 from utils import checkpoints, files
-from utils.errors import RunError, Stopped, UsageError
+from utils.errors import UsageError
 from utils.options import code_flags
 from utils.text import counted, printable
 
@@ -256,28 +259,12 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command line, and exits: 0, 1 (a failure, or findings of `check`), 2 (wrong input), 128 + a signal."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold any bytes
-    try:
+    with process.exit_codes():
         command, topics, flags = parsing.parse(sys.argv[1:], COMMANDS)
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
         result = fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)
-        sys.stdout.flush()
         if command == "check" and result:
             sys.exit(1)
-    except UsageError as e:
-        print(f"main.py: {e}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as e:
-        print(f"main.py: {e}", file=sys.stderr)
-        sys.exit(1)
-    except Stopped as e:
-        sys.exit(e.code)
-    except KeyboardInterrupt:
-        print("main.py: stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # as in `main.py help | head -1`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,6 @@ def overview(commands: Commands) -> str:
         if group != (group := Config.group_of(name)):
             parts.append(f"  {group}")
         parts.append(_row(name, f"{Config.help_of(name)} [{Config.type_of(name)}]"))
-    parts += [f"\nwarning: {line}" for line in registry.broken.values()]
     tv = models.torchvision_names()
     parts.append("\nMODELS (help MODEL tells more)")
     parts += [_entry(name, entry.docstring) for name, entry in models.entries().items()]
@@ -90,6 +89,7 @@ def overview(commands: Commands) -> str:
     parts += [_entry(name, entry.docstring) for name, entry in data.entries().items()]
     parts += ["\nPRESETS (--config=NAME)", _presets(), "\nEXAMPLES"]
     parts += [f"  {line}" for function in commands.values() for line in _examples(function)]
+    parts += [f"\nwarning: {line}" for line in registry.broken.values()]
     return "\n".join(parts)
 
 

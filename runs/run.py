@@ -125,8 +125,10 @@ class Run:
 
     def picture(self, name: str, image: np.ndarray, epoch: int | None = None) -> None:
         """Keeps an (H, W, 3) uint8 picture as samples/<name>_<epoch>.png and shows it."""
-        file = name if epoch is None else f"{name}_{epoch:03d}"
-        pictures.write(self.folder / "samples" / f"{file}.png", image)
+        file, samples = name if epoch is None else f"{name}_{epoch:03d}", self.folder / "samples"
+        with files.disk_errors_as_failure(samples):
+            samples.mkdir(exist_ok=True)  # not the run folder, which somebody may have moved away
+        pictures.write(samples / f"{file}.png", image)
         self._show("log_image", name, image)
 
     def log(self, line: str) -> None:

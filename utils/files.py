@@ -26,10 +26,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     Raises:
         RunError: it cannot be written: the disk is full or read-only, the folder is gone, too many files are open.
     """
-    path = Path(os.path.realpath(path))
+    device = os.path.exists(path) and not os.path.isfile(path)
+    path = Path(path) if device else Path(os.path.realpath(path))
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     with disk_errors_as_failure(path):
-        if path.exists() and not path.is_file():
+        if device:
             with path.open(mode, **text) as file:
                 yield file
             return

@@ -56,8 +56,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def write(path: str | Path, image: np.ndarray) -> None:
-    """Writes an (H, W, 3) uint8 image as a PNG, atomically."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Writes an (H, W, 3) uint8 image as a PNG, atomically, into a folder that exists."""
     with files.atomic_write(path, "wb") as file:
         Image.fromarray(image).save(file, format="png")
 

@@ -151,6 +151,7 @@ class Gan(Task):
         pictures.write(opt.gen_img, pictures.grid(best))
         lines = [f"{opt.gen_img}: the best {opt.gen_num} of {opt.gen_search_num}"]
         if opt.gen_folder:
+            Path(opt.gen_folder).mkdir(parents=True, exist_ok=True)
             for number, image in enumerate(best):
                 pictures.write(Path(opt.gen_folder, f"{number:04d}.png"), pictures.grid(image[None]))
             lines.append(f"{opt.gen_folder}: each of them as a PNG")

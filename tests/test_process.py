@@ -1,0 +1,252 @@
+"""The process: output that is closed or full, a Ctrl-C at any moment, files that cannot be written, other packages."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, picture, unless_given
+
+from runs.run import Run
+from utils import checkpoints, files
+from utils.errors import RunError
+
+MAIN = [sys.executable, str(ROOT / "main.py")]
+
+
+def shell(line: str, folder: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=100, **options)
+
+
+@pytest.fixture(scope="module")
+def small(dogcat) -> str:
+    """A training as a line of a shell."""
+    return " ".join(
+        [*MAIN, "train", *unless_given(TINY, ()), f"--train-data-root={dogcat}/train", "--checkpoint-dir=runs"]
+    )
+
+
+# ---- output
+
+
+@pytest.mark.parametrize(
+    "where", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full"]
+)
+def test_a_training_whose_output_goes_nowhere(where, small, tmp_path):
+    done = shell(f"{small} {where}", tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert checkpoints.read(run / "last.pth")["trainer"]["epoch"] == 1
+    assert "best: epoch 1" in (run / "log.txt").read_text()
+    assert not any(
+        b"epoch 1/1" in path.read_bytes() for path in run.iterdir() if path.suffix in (".pth", ".jsonl", ".yaml")
+    )
+
+
+@pytest.mark.parametrize("where", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full", "| true"])
+@pytest.mark.parametrize("words", ["help", "help nothing", "train --nonsense=1"])
+def test_pages_and_refusals_whose_output_goes_nowhere(words, where, tmp_path):
+    done = shell(f"{' '.join(MAIN)} {words} {where}; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert done.returncode in (0, 1, 2, 141) and "Traceback" not in done.stderr
+    assert done.returncode == 2 or words == "help"
+
+
+@pytest.mark.parametrize("target", ["/dev/full", "/dev/stdout", "pipe", "closed pipe"])
+def test_a_csv_into_a_device_or_a_pipe(target, tiny_run, tmp_path):
+    picture(tmp_path / "1.png")
+    reader = None
+    if "pipe" in target:
+        os.mkfifo(tmp_path / "fifo")
+        reader = subprocess.Popen(
+            ["head", "-c", "5" if target == "closed pipe" else "1000"], stdin=os.open(tmp_path / "fifo", os.O_RDWR)
+        )
+        target = str(tmp_path / "fifo")
+    done = subprocess.run(
+        [*MAIN, "test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/1.png", f"--result-file={target}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if reader:
+        reader.kill()
+        reader.wait()
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+    assert done.returncode == (1 if target == "/dev/full" else 0), done.stderr
+    if target == "/dev/full":
+        assert "/dev/full cannot be written: No space left on device" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_in_the_first_seconds_leaves_no_traceback(small, tmp_path):
+    rng = random.Random(0)
+    for _ in range(12):
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {small}"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(0.1 + rng.random() * 2.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT, 0), err
+        assert "Traceback" not in err, err
+
+
+# ---- what cannot be written
+
+ERRORS = [
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.EACCES,
+    errno.ENOENT,
+    errno.EPERM,
+    errno.ESTALE,
+]
+
+
+def steps_of_a_save(run: Run, tmp_path: Path) -> dict:
+    """{name: (module, function, what is done)}: calls of the system in a run's life that may fail."""
+    import torch
+
+    checkpoint = {"metadata": {}, "net": {"w": torch.zeros(2)}}
+
+    def save() -> None:
+        run.save(checkpoint, 2, 1, better=True)
+
+    return {
+        "fsync": (os, "fsync", save),
+        "rename": (os, "replace", save),
+        "chmod": (os, "chmod", save),
+        "removing": (Path, "unlink", save),
+        "mkdir": (Path, "mkdir", lambda: Run.create(run.opt)),
+    }
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
+@pytest.mark.parametrize("what", ["fsync", "rename", "chmod", "removing", "mkdir"])
+def test_every_error_of_the_system_is_one_line(what, number, tmp_path, monkeypatch):
+    from config import Config
+
+    opt = Config(checkpoint_dir=tmp_path / "runs", vis_port=None, dataset="DogCat")
+    run = Run.create(opt)
+    run.opt = opt
+    run.folder.joinpath("step_00000001.pth").touch()
+    run.folder.joinpath("step_00000000.pth").touch()
+    owner, name, action = steps_of_a_save(run, tmp_path)[what]
+
+    def failing(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(owner, name, failing)
+    with pytest.raises(RunError, match=os.strerror(number)) as caught:
+        action()
+    monkeypatch.undo()
+    run.close()
+    assert "cannot be written" in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_run_folder_that_is_moved_away_while_training(small, tmp_path):
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {small.replace('--max-epoch=1', '--max-epoch=500')}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not list((tmp_path / "runs").glob("[!.]*/last.pth")) and time.monotonic() < end:
+        time.sleep(0.05)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "was its folder moved or removed?" in err and err.count("\n") == 1
+    assert shell(f"{' '.join(MAIN)} val --load-path=$(echo elsewhere/*)", tmp_path).returncode == 0
+
+
+def test_without_hard_links_the_copy_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "step.pth").write_bytes(b"new")
+    (tmp_path / "last.pth").write_bytes(b"old")
+    calls = []
+
+    def no_links(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    checkpoints.link(tmp_path / "step.pth", tmp_path / "last.pth")
+    assert calls[:2] == ["fsync", "replace"] and (tmp_path / "last.pth").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pth", "step.pth"]
+
+
+def test_an_unwritable_place_says_how_much_is_free(tmp_path):
+    said = r"No space left on device \([\d.]+ MiB free there\)"
+    with pytest.raises(RunError, match=said), files.disk_errors_as_failure(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# ---- other people's code
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of the program."""
+    folder = tmp_path_factory.mktemp("copy") / "runner"
+    folder.mkdir()
+    for name in ("main.py", "config.py", "configs", "cli", "data", "engine", "models", "runs", "utils"):
+        source = ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "cache", "train", "test1")
+            shutil.copytree(source, folder / name, ignore=ignore)
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "file", ["models/broken.py", "data/broken.py", "engine/tasks/broken.py", "runs/sinks/broken.py"]
+)
+def test_a_file_that_is_no_python_stops_only_those_who_need_it(file, copy, dogcat, tmp_path):
+    (copy / file).write_text("class Broken(:\n")
+    try:
+        done = shell(f"{sys.executable} main.py help", copy)
+        assert done.returncode == 0, done.stderr
+        assert f"{file}, line 1" in done.stdout or file not in ("models/broken.py", "data/broken.py")
+        words = " ".join([*TINY, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={tmp_path}"])
+        done = shell(f"{sys.executable} main.py train {words}", copy)
+        assert done.returncode == 0, done.stderr
+        done = shell(f"{sys.executable} main.py train --model=Broken --dataset=Broken", copy)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        if file in ("models/broken.py", "data/broken.py"):
+            done = shell(f"{sys.executable} main.py train --{'model' if 'models' in file else 'dataset'}=Broken", copy)
+            assert f"{file}, line 1" in done.stderr
+    finally:
+        (copy / file).unlink()
+
+
+@pytest.mark.parametrize("name", ["utils", "data", "models", "config", "engine", "runs"])
+def test_beside_a_file_of_the_users_of_the_same_name(name, tmp_path):
+    (tmp_path / f"{name}.py").write_text("mine = 1\n")
+    (tmp_path / "notebook.py").write_text(
+        f"import sys\nsys.path.append({str(ROOT)!r})\nimport main\nmain.help('lr')\nprint(main.help)\n"
+    )
+    done = shell(f"{sys.executable} notebook.py", tmp_path)
+    assert done.returncode == 0 and "--lr: learning rate" in done.stdout, done.stderr
+    (tmp_path / "notebook.py").write_text(f"import sys\nsys.path.append({str(ROOT)!r})\nimport {name}\nimport main\n")
+    done = shell(f"{sys.executable} notebook.py", tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ") and f"was imported as '{name}'" in last and "import main first" in last
+
+
+def test_check_in_a_notebook_returns_what_it_found(dogcat, tmp_path):
+    import main
+
+    assert main.check(train_data_root=f"{dogcat}/train", image_size=32, checkpoint_dir=tmp_path) == []
