@@ -1,6 +1,6 @@
 # make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
 # make test-fast: those that take little time.   make lint: format, lint, types.
-# make torture DATA=DIR: faults at random moments, many times; prints a table (about an hour).
+# make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times: prints a table (over an hour).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
@@ -24,6 +24,7 @@ test-fast: $(READY)
 	$(RUN) -m pytest -q -n auto -m "not slow" tests
 
 torture: $(READY)
+	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto tests/test_fuzz_*.py
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
 
 lint: $(READY)
