@@ -292,3 +292,9 @@ def test_adding_a_data_set_is_adding_one_file(tmp_path):
     (tmp_path / "mine.py").write_text("class Mine(ImageData):\n    '''My images.'''\n")
     (tmp_path / "more.py").write_text("from data.mine import Mine\n\nclass More(Mine):\n    '''More of them.'''\n")
     assert list(registry.scan(Path(tmp_path), "ImageData")) == ["Mine", "More"]
+
+
+def test_a_hint_of_one_set_is_not_worth_an_error_of_another(folders, monkeypatch):
+    monkeypatch.setattr(data.Folder, "matches", lambda root: 1 / 0)
+    with pytest.raises(UsageError, match="is no DogCat data set"):
+        data.open("DogCat", folders)

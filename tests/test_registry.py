@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -53,12 +52,6 @@ def test_helpers_of_one_name_in_two_files_are_no_duplicate(tmp_path):
     text = "class Block: pass\nclass {}(Base): pass"
     folder = write(tmp_path, a=text.format("A"), b=text.format("B"))
     assert list(registry.scan(folder, "Base")) == ["A", "B"]
-
-
-def test_scan_is_fast():
-    start = time.perf_counter()
-    registry.scan(ROOT / "models", "BasicModule")
-    assert time.perf_counter() - start < 0.5  # a few ms; the margin is for a busy machine
 
 
 MORE = {"torchvision": ["resnet34", "resnet50", "vit_b_16"]}

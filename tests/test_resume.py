@@ -326,3 +326,33 @@ def test_a_checkpoint_of_format_1_goes_on(train, stop_at, monkeypatch, command):
     assert code == 0, err
     assert checkpoints.read(run / "last.pth")["format"] == checkpoints.FORMAT
     assert [event["step"] for event in record(run) if event["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_killed_before_the_last_names_it_finishes_before_it_says_that_it_is_done(train, wholes, monkeypatch, command):
+    """The best epoch is the last one here, as it is of a loss that falls."""
+
+    class KilledError(BaseException):
+        pass
+
+    link, calls = checkpoints.link, []
+
+    def until_the_second_epoch(path, other):
+        calls.append(path)
+        if "step_00000006" in path.name:
+            raise KilledError
+        link(path, other)
+
+    whole = whole_run(train, wholes, "--monitor=loss", "--lr=0.001")
+    assert checkpoints.read(whole / "best.pth")["trainer"]["epoch"] == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "link", until_the_second_epoch)
+        with pytest.raises(KilledError):
+            train("--monitor=loss", "--lr=0.001")
+    run = calls[-1].parent
+    assert checkpoints.read(run / "last.pth")["trainer"]["epoch"] == 1
+    code, out, err, _ = train(f"--resume={run}")
+    assert code == 0 and "has done its 2 epochs" in out, err
+    assert_same_end(run, whole)
+    assert not list(run.glob("step_*")) and not list(run.glob(".*"))
+    code, out, _ = command("val", f"--load-path={run}", "--model=small_net:SmallNet")
+    assert code == 0 and "of epoch 2" in out

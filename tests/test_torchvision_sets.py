@@ -264,8 +264,8 @@ def test_jpegs_go_to_our_own_reader_which_decodes_them_small(tmp_path, monkeypat
     food(tmp_path)
     for path in tmp_path.rglob("*.jpg"):
         Image.new("RGB", (1600, 1200)).save(path)
-    found, sizes, convert = data.open("Food101", tmp_path), [], Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: sizes.append(self.size) or convert(self, mode))
+    found, sizes, resize = data.open("Food101", tmp_path), [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *args: sizes.append(self.size) or resize(self, *args))
     Preprocess(100).eval(found.load(found.items[0][0]))
     assert sizes == [(200, 150)] and found.load(found.items[0][0]).suffix == ".jpg"
 
