@@ -186,7 +186,8 @@ class ImageData:
         count = Counter(label for _, label in self.items + self.val_items)
         names = [f"{name} {count[label]}" for label, name in enumerate(self.classes[:SHOWN])]
         few, many = min(count.values()), max(count.values())
-        more = f", ... {few} to {many} images each" if len(self.classes) > SHOWN else ""
+        each = f"{few} to {many}" if few < many else str(few)
+        more = f", ... {each} images each" if len(self.classes) > SHOWN else ""
         classes = f"{counted(len(self.classes), 'class', 'classes')}: {', '.join(names)}{more}"
         left = self.left_out()
         place = printable(left[0].relative_to(self.root)) if left else ""

@@ -333,6 +333,7 @@ def test_other_images_do_not_overwrite_the_figures_of_the_run(start, command, tm
         ["golden_retriever", "golden_eagle", "cat"],
         ["短毛猫的名字很长", "短毛猫的名字不长", "x"],
         [f"class_with_number_{k}" for k in range(12)],
+        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
     ],
 )
 def test_columns_stand_under_each_other_and_names_are_told_apart(names):
@@ -346,5 +347,6 @@ def test_columns_stand_under_each_other_and_names_are_told_apart(names):
     assert len(set(columns)) == 1
     heads = head.partition("predicted: ")[2].split()
     assert len(heads) == len(set(heads)) == k
+    assert (heads == names) == (not names[0].startswith("class_with"))  # else too wide
     for name, row, column in zip(names, rows, heads, strict=True):
         assert name in row and (column == name or row.startswith(f"{column} "))

@@ -11,7 +11,7 @@ from engine.messages import Messages, Metrics
 from engine.metrics import better_than_chance
 
 WIDE = 12  # classes of which the table shows the confusion matrix
-COLUMN = 8  # columns of a terminal for the name of a predicted class
+COLUMN, MATRIX = 8, 120  # columns of a terminal: for a predicted class at least, for all of them at most
 SHORT = 4  # classes of which the line of an epoch does
 
 
@@ -33,16 +33,18 @@ class ClassifyMessages(Messages):
     def _by_class(self, metrics: Metrics) -> list[str]:
         """A line for each class; beside it, of a few classes, how many of its images were predicted as which."""
         classes, confusion = self.task.classes, metrics["confusion"]
-        wide, short = len(classes) <= WIDE, all(disp_len(name) <= COLUMN for name in classes)
+        wide, column = len(classes) <= WIDE, max(COLUMN, *map(disp_len, classes))
+        short = len(classes) * (column + 1) <= MATRIX
         heads = classes if short else [f"#{k}" for k in range(len(classes))]  # names that were cut might look alike
         names = classes if short or not wide else [f"#{k} {name}" for k, name in enumerate(classes)]
+        column = column if short else COLUMN
         width = max(disp_len("class"), *map(disp_len, names))
         head = f"{_left('class', width)}  images  accuracy      F1"
-        lines = [head + ("   predicted: " + " ".join(_right(name, COLUMN) for name in heads)) * wide]
+        lines = [head + ("   predicted: " + " ".join(_right(name, column) for name in heads)) * wide]
         for name, accuracy, f1, row in zip(
             names, metrics["class_accuracy"], metrics["class_f1"], confusion, strict=True
         ):
-            cells = ("              " + " ".join(f"{n:>{COLUMN}}" for n in row)) * wide
+            cells = ("              " + " ".join(f"{n:>{column}}" for n in row)) * wide
             lines.append(f"{_left(name, width)}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
         return lines
 
