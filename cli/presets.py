@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from utils import files
 from utils.errors import UsageError
 from utils.registry import find
 
@@ -27,7 +28,7 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
         UsageError: no such preset, broken YAML, a duplicate key, a value of another kind, presets in a circle.
     """
     path = locate(name)
-    if path in _seen:
+    if path.resolve() in _seen:
         raise UsageError(f"{path}: its base leads back to itself")
     values: dict[str, tuple[Any, str]] = {}
     for key, value in _pairs(path):
@@ -39,9 +40,13 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
         values[key.value] = (_text(value, place), place)
     if "base" in values:
         base, place = values.pop("base")
+        if not isinstance(base, str) or not base:
+            raise UsageError(f"{place}: base takes one preset, a name or a path, not {base!r}")
         beside = path.parent / base
+        if problem := files.path_problem(beside):
+            raise UsageError(f"{place}: base: {base}: {problem}")
         try:
-            return read(beside if beside.is_file() else base, (*_seen, path)) | values
+            return read(beside if beside.is_file() else base, (*_seen, path.resolve())) | values
         except UsageError as e:
             raise UsageError(str(e) if str(path.parent) in str(e) else f"{place}: base: {e}") from None
     return values
@@ -49,7 +54,7 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
 
 def locate(name: str | Path) -> Path:
     """The file of a preset, given by its path or by its name in configs/."""
-    path = Path(name).expanduser()
+    path = files.user_path(name)
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -59,7 +64,11 @@ def locate(name: str | Path) -> Path:
 
 def header(path: Path) -> str:
     """The first comment line of a preset: what it is for."""
-    lines = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    try:
+        text = path.read_text(encoding="utf-8", errors="backslashreplace")
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    lines = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     return next((line for line in lines if not line.startswith("yaml-language-server")), "")
 
 
@@ -75,7 +84,10 @@ def _text(value: yaml.Node, place: str) -> Any:
             f"{place}: expected `option: value`, where a value is text, a number, or one list or mapping of these"
         )
     if isinstance(value, yaml.MappingNode):
-        return {key.value: node.value for key, node in value.value}
+        texts = {key.value: node.value for key, node in value.value}
+        if len(texts) < len(value.value):
+            raise UsageError(f"{place}: a name is given twice in one mapping")
+        return texts
     return [node.value for node in nodes] if isinstance(value, yaml.SequenceNode) else value.value
 
 
@@ -85,6 +97,8 @@ def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     except yaml.MarkedYAMLError as e:
         line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise UsageError(f"{path}{line}: broken YAML: {e.problem}") from e
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deep: expected one `option: value` a line") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
         raise UsageError(f"{path}: cannot be read as YAML: {str(e).splitlines()[0]}") from e
     if root is None:

@@ -11,6 +11,7 @@ from cli import presets
 from cli.resolve import resolve as resolve_options
 from config import Config
 from utils.errors import UsageError
+from utils.options import literal
 
 
 def resolve(command="train", saved=None, **flags):
@@ -74,6 +75,43 @@ def test_a_missing_base_is_told_with_its_line(tmp_path):
         resolve(config=path)
 
 
+@pytest.mark.parametrize("base", ["../sub/p.yaml", "./p.yaml", "../link/p.yaml", "other.yaml"])
+def test_presets_in_a_circle_of_other_spellings(base, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to("sub")
+    preset(tmp_path / "sub", "base: ../sub/p.yaml\n", "other.yaml")
+    with pytest.raises(UsageError, match="leads back to itself"):
+        resolve(config=preset(tmp_path / "sub", f"base: {base}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: " + "[" * 1500 + "]" * 1500, "p.yaml: nested too deep"),
+        ("{a: " * 1500 + "}" * 1500, "p.yaml: nested too deep"),
+        ("base: [a, b]", "line 1: base takes one preset, a name or a path, not \\['a', 'b'\\]"),
+        ("seed: 1\nbase:", "line 2: base takes one preset"),
+        ("base: ~nosuchuser/x.yaml", "no preset file ~nosuchuser/x.yaml"),
+        ('base: "a\\0b"', "line 1: base: .*a character that no path can hold"),
+        ("base: " + "x" * 300, "File name too long"),
+        ('load_path: "\\uD800"', "line 1: load_path: .*a character that no path can hold"),
+        ("train_data_root: " + "x" * 300, "line 1: train_data_root: .*File name too long"),
+        ("model_args: {width: 1, width: 2}", "line 1: a name is given twice in one mapping"),
+        ("? a\n  b\n: c", "unknown option 'a b'"),
+        ("seed: " + "x" * 100_000, "line 1: seed takes int .*xxx[.][.][.]xxx"),
+    ],
+)
+def test_a_preset_that_cannot_be_is_told_in_one_line(text, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as e:
+        resolve(config=preset(tmp_path, text))
+    assert str(e.value).isprintable() and len(str(e.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["{1, 2}", "b'x'", "1+2j", "...", "[{1}]", "(" * 500, "{[]: 1}", "a\0", "[" * 5000])
+def test_what_config_yaml_cannot_hold_stays_text(text):
+    assert literal(text) == text
+
+
 def test_presets_in_a_circle(tmp_path):
     preset(tmp_path, "base: b.yaml\n", "a.yaml")
     path = preset(tmp_path, "base: a.yaml\n", "b.yaml")
@@ -107,7 +145,7 @@ def test_yaml_guesses_nothing(text, tmp_path):
         ("num_workers", "None", None),
         ("vis_port", "null", None),
         ("load_path", "None", None),
-        ("debug_file", "", None),
+        ("debug_file", "None", None),
         ("dataset", "dogcat", "DogCat"),
         ("model", "alexNet", None),
     ],

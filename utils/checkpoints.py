@@ -37,7 +37,7 @@ def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
 
     `last` means the newest run folder in `runs`.
     """
-    path = newest(runs) if str(path) == "last" else Path(path).expanduser()
+    path = newest(runs) if str(path) == "last" else files.user_path(path)
     if path.is_dir():
         for name in ("best.pth", "last.pth"):
             if (path / name).is_file():

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import RunError, UsageError
+from utils.errors import RunError, UsageError, escaped
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # full, over quota or `ulimit -f`, broken
 PART = ".part"  # how the names of temporary files end
@@ -17,7 +17,32 @@ PART = ".part"  # how the names of temporary files end
 
 def printable(path: str | Path) -> str:
     """The path in one line that every terminal can show: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+    return escaped(str(path))
+
+
+def path_problem(path: str | Path) -> str:
+    """Why the system cannot even say whether there is such a file: a name too long, no access, ...; "" where it can."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as e:
+        return os.strerror(e.errno) if e.errno else str(e)
+    except ValueError:
+        return "it holds a character that no path can hold"
+    return ""
+
+
+def user_path(text: str | Path) -> Path:
+    """What the user typed as a path, with `~` expanded.
+
+    Raises:
+        UsageError: the system takes no such path.
+    """
+    path = os.path.expanduser(text)  # leaves a `~name` of no user alone, where pathlib's raises
+    if problem := path_problem(path):
+        raise UsageError(f"{path}: {problem}")
+    return Path(path)
 
 
 @contextmanager
@@ -85,6 +110,13 @@ def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
         raise UsageError(f"no folder {place} for {flag}={path}: make it, or give another place")
     if not os.access(place, os.W_OK) or not (place.is_dir() or path.exists()):
         raise UsageError(f"{flag}={path} cannot be written: give another place")
+    if place.is_dir():
+        try:
+            tempfile.TemporaryFile(dir=place).close()  # only this tells of /proc, and of what root may not
+        except OSError as e:
+            if e.errno in DISK:
+                raise RunError(f"{flag}={path} cannot be written: {e.strerror}") from e
+            raise UsageError(f"{flag}={path} cannot be written ({e.strerror}): give another place") from e
 
 
 def umask() -> int:
