@@ -9,6 +9,25 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFn
 
+
+def _put_ours_first() -> None:
+    """Makes the imports below find this program's packages, also from a folder with its own utils.py, data/, ...
+
+    Raises:
+        ImportError: a module of such a name is imported already.
+    """
+    here = Path(__file__).resolve().parent
+    for name in ("cli", "config", "data", "engine", "models", "runs", "utils"):
+        module = sys.modules.get(name)
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), here)
+        if not Path(place).resolve().is_relative_to(here):
+            raise ImportError(f"{__file__} has its own {name!r}, and {place} is imported: import main before it")
+    if sys.path[:1] != [str(here)]:
+        sys.path.insert(0, str(here))
+
+
+_put_ours_first()
+
 import data
 from cli import help as help_pages
 from cli import parsing

@@ -1,11 +1,13 @@
 """The command line: every mistake is one clear line, told before torch is imported and before anything is written."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 import data
 import main
@@ -14,6 +16,7 @@ from cli import parsing, presets
 from cli.resolve import resolve
 from config import Config
 from main import COMMANDS
+from utils.errors import UsageError
 
 # Runs main.py and says at the end whether torch was imported.
 PROBE = f"""
@@ -25,6 +28,8 @@ try:
 finally:
     sys.stderr.write("torch imported\\n" * ("torch" in sys.modules))
 """
+
+IGNORED = shutil.ignore_patterns("__pycache__", "cache", "train", "test1", "MNIST", "cifar*")
 
 MISTAKES = [
     (["train", "--modle=ResNet34"], "unknown option --modle. Did you mean model?"),
@@ -92,19 +97,67 @@ MISTAKES = [
     (["train", "--optimizer=Rprop", "--weight-decay=0.1"], "--weight-decay has no effect: Rprop takes no weight_decay"),
     (["train", "--scheduler=onecycle", "--warmup=0.1"], "--warmup has no effect: onecycle has its own"),
     (["train", "--scheduler=cosine", "--lr-decay=0.1"], "--lr-decay has no effect: it is the factor of plateau"),
+    # what an unset variable of the shell leaves
+    (
+        ["train", "--resume="],
+        "--resume= is empty: it takes path or None; an unset variable? type --resume=None for none",
+    ),
+    (["train", "--load-path="], "type --load-path=None for none"),
+    (["train", "--load-path", ""], "--load-path= is empty"),
+    (["val", "--load-path= "], "--load-path= is empty"),
+    (["train", "--model="], "--model= is empty: it takes name; an unset variable?"),
+    (["train", "--config="], "--config= is empty: it takes a preset"),
+    (["train", "--dataset="], "type --dataset=None for none"),
+    (["train", "--metrics="], "type --metrics=None for none"),
+    (["train", "--vis-port="], "type --vis-port=None for none"),
+    (["train", "--batch-size="], "--batch-size= is empty: it takes int >= 1"),
+    # paths that the system does not take
+    *[
+        ([command, f"--{flag}={path}"], message)
+        for command, flag in [
+            ("train", "train-data-root"),
+            ("train", "resume"),
+            ("val", "load-path"),
+            ("train", "config"),
+        ]
+        for path, message in [
+            ("x" * 300, "File name too long"),
+            ("x/" * 5000, "name too long"),
+            ("a\0b", "a character that no path can hold"),
+            ("\ud800", "a character that no path can hold"),
+            ("~nosuchuser/x", "~nosuchuser/x"),
+            ("loop/x", "Too many levels of symbolic links"),
+        ]
+    ],
+    (["train", "--checkpoint-dir=/proc"], "--checkpoint-dir=/proc cannot be written"),
+    (["train", "--checkpoint-dir=/proc/x"], "--checkpoint-dir=/proc/x cannot be written"),
+    (["train", f"--model={'x' * 300}.py:Net"], "File name too long"),
+    (["train", "--model=~nosuchuser/net.py:Net"], "no file ~nosuchuser/net.py"),
+    (["train", "--model=a\0b.py:Net"], "a character that no path can hold"),
+    # one readable line, whatever was typed
+    (["train", f"--lr={'x' * 100_000}"], "xxx...xxx"),
+    (["train", f"--{'x' * 100_000}=1"], "xxx...xxx"),
+    (["x y " * 30_000], "unknown command 'x y x"),
+    (["train", "--lr=a\nb\r\x1b[31m"], r"not 'a\nb\r\x1b[31m'"),
+    (["train", "--a\nb=1"], r"unknown option --a\nb"),
+    (["train", "-lr=1\n2"], r"as in --lr=1\n2"),
+    (["train", "--\udcff=1"], r"unknown option --\udcff"),
     (["help", "nonsense"], "no help on 'nonsense'"),
     (["help", "lrr"], "Did you mean lr?"),
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    ("words", "message"), MISTAKES, ids=lambda v: ascii(" ".join(v))[1:80] if isinstance(v, list) else ""
+)
 def test_mistakes(words, message, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
     code, out, err = command(*words)
     assert code == 2 and out == ""
-    assert err.startswith("main.py: ") and err.count("\n") == 1, err
+    assert err.startswith("main.py: ") and err.removesuffix("\n").isprintable() and len(err) < 1000, err
     assert message in err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 def test_mistakes_are_refused_before_torch_is_imported(tmp_path):
@@ -113,7 +166,7 @@ def test_mistakes_are_refused_before_torch_is_imported(tmp_path):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import main
-for words in {[words for words, _ in MISTAKES]!r}:
+for words in {ascii([words for words, _ in MISTAKES])}:
     sys.argv = ["main.py", *words]
     try:
         main.main()
@@ -121,7 +174,7 @@ for words in {[words for words, _ in MISTAKES]!r}:
         assert e.code == 2, words
     assert "torch" not in sys.modules, words
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-"], input=script, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("main.py: ") >= len(MISTAKES)
 
@@ -230,6 +283,108 @@ def test_the_examples_of_the_help_are_valid_command_lines():
             name, _, flags = parsing.parse(line.split()[2:], COMMANDS)
             if name != "help":
                 resolve(name, flags)
+
+
+@pytest.mark.parametrize("folder", ["models", "data", "engine/tasks", "runs/sinks"])
+def test_a_broken_file_is_named_and_stops_only_what_needs_it(folder, dogcat, tmp_path):
+    """In a copy of the program, as somebody who writes a model would leave it."""
+    for name in ("cli", "configs", "data", "engine", "models", "runs", "utils", "main.py", "config.py"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name, **({"ignore": IGNORED} if copy is shutil.copytree else {}))
+    (tmp_path / folder / "mine.py").write_text("\n\nclass Mine(BasicModule: pass\n")
+
+    def run(*words):
+        line = [sys.executable, tmp_path / "main.py", *words]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+
+    told = f"{folder}/mine.py, line 3: cannot be read as Python: "
+    shown, unknown = run("help"), run("train", f"--{'dataset' if folder == 'data' else 'model'}=Mine")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert (told in shown.stdout.splitlines()[-1]) == (folder != "runs/sinks")
+    assert unknown.returncode == 2 and unknown.stderr.count("\n") == 1 and "unknown " in unknown.stderr
+    assert (told in unknown.stderr) == (folder in ("models", "data"))
+    assert run("help", "lr").returncode == 0
+    if folder not in ("runs/sinks", "engine/tasks"):
+        assert "no folder nowhere" in run("train", "--train-data-root=nowhere").stderr
+        return
+    trained = run("train", *TINY, f"--train-data-root={dogcat}/train")
+    assert trained.returncode == 0, trained.stderr
+    assert (told in trained.stdout) == (folder == "runs/sinks")
+
+
+def test_where_the_default_models_file_is_broken_it_is_named(monkeypatch, command, tmp_path):
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    (tmp_path / "models" / "resnet34.py").write_text("class ResNet34(")
+    monkeypatch.setattr(models, "FOLDER", tmp_path / "models")
+    models.entries.cache_clear()
+    try:
+        code, _, err = command("train", f"--train-data-root={tmp_path}")
+        with pytest.raises(AttributeError, match=r"Left out: .*resnet34\.py, line 1"):
+            _ = models.ResNet34
+    finally:
+        models.entries.cache_clear()
+    assert code == 2 and "unknown model 'ResNet34'" in err and "resnet34.py, line 1: cannot be read as Python" in err
+
+
+def test_a_broken_preset_leaves_the_help(monkeypatch, command, tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"# bad \xff\nlr: 1\n")
+    (tmp_path / "folder.yaml").mkdir()
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    for topic in ([], ["config"], ["bad"]):
+        code, out, _ = command("help", *topic)
+        assert code == 0 and r"bad \xff" in out
+
+
+# Python beside the user's own files of our packages' names; {ROOT} is the repository.
+BESIDE = """
+import sys
+sys.path.append({ROOT!r})
+{first}from main import check, train
+from config import Config
+import utils.errors, data, models
+try:
+    check(train_data_root="nowhere")
+except utils.errors.UsageError as e:
+    print(e, data.names()[0], models.ResNet34.__name__, Config().model)
+"""
+
+
+@pytest.mark.parametrize(
+    "own", ["utils.py", "data.py", "models/__init__.py", "config.py", "cli/__init__.py", "engine.py"]
+)
+def test_main_is_imported_beside_modules_of_the_same_names(own, tmp_path):
+    name = own.partition("/")[0].removesuffix(".py")
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_text("mine = 1\n")
+
+    def run(first):
+        (tmp_path / "script.py").write_text(BESIDE.format(ROOT=str(ROOT), first=first))
+        words = [sys.executable, tmp_path / "script.py"]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+
+    done = run("")
+    assert done.returncode == 0 and done.stdout.startswith("no folder nowhere"), done.stderr
+    done = run(f"import {name}; ")
+    assert done.returncode == 1
+    assert f"main.py has its own '{name}', and {tmp_path / own} is imported" in done.stderr.splitlines()[-1]
+
+
+def test_our_own_modules_may_be_imported_first_and_through_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT)
+    words = [sys.executable, "-c", "import config, models; import main; print(main.check.__name__)"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "link"})
+    assert (done.returncode, done.stdout) == (0, "check\n"), done.stderr
+
+
+def test_in_python_a_command_exits_from_nothing(tmp_path, folders):
+    """What would stop a run is returned; the exit code 1 is the command line's."""
+    shutil.copytree(folders, tmp_path / "set")
+    (tmp_path / "set" / "cat" / "0.png").write_bytes(b"no image")
+    found = main.check(dataset="Folder", train_data_root=str(tmp_path / "set"), image_size=32, use_gpu=False)
+    assert len(found) == 1 and "1 unreadable" in found[0]
+    for call in (lambda: main.check(train_data_root="nowhere"), lambda: main.train(lr="fast"), lambda: main.val()):
+        with pytest.raises(UsageError):
+            call()
 
 
 def test_the_editor_schema_is_named_where_it_lies():
