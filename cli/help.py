@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import data
 import models
 from cli import presets
+from cli.resolve import TASKS
 from config import Config
 from utils import registry
 from utils.errors import UsageError, nearest
@@ -35,7 +36,7 @@ def page(topics: list[str], commands: Commands) -> str:
     if option in Config.fields():
         return _option(option)
     if name in presets.names():
-        return presets.locate(name).read_text(encoding="utf-8").rstrip()
+        return presets.locate(name).read_text(encoding="utf-8", errors="backslashreplace").rstrip()
     if registry.is_external(name):
         return _external(name)
     known_sets = {n.lower(): n for n in data.names()}
@@ -45,7 +46,8 @@ def page(topics: list[str], commands: Commands) -> str:
     if name in known or name.startswith("timm/"):
         return f"{name} (model)\n\n{models.describe(name)}"
     hint = nearest(name, [*commands, *Config.fields(), *data.names(), *presets.names(), *known])
-    raise UsageError(f"no help on {name!r}: it is no command, option, model, data set or preset.{hint}")
+    left_out = registry.left_out(models.FOLDER) + registry.left_out(data.FOLDER)
+    raise UsageError(f"no help on {name!r}: it is no command, option, model, data set or preset.{hint}{left_out}")
 
 
 def short(commands: Commands) -> str:
@@ -89,7 +91,9 @@ def overview(commands: Commands) -> str:
     parts += [_entry(name, entry.docstring) for name, entry in data.entries().items()]
     parts += ["\nPRESETS (--config=NAME)", _presets(), "\nEXAMPLES"]
     parts += [f"  {line}" for function in commands.values() for line in _examples(function)]
-    parts += [f"\nwarning: {line}" for line in registry.broken.values()]
+    registry.scan(TASKS, "Task", "engine.tasks")
+    if lines := [line for folder in (models.FOLDER, data.FOLDER, TASKS) for line in registry.broken(folder)]:
+        parts += ["\nLEFT OUT", *(f"  {line}" for line in lines)]
     return "\n".join(parts)
 
 

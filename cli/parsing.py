@@ -11,7 +11,6 @@ from utils.errors import UsageError, nearest
 from utils.options import dashed
 
 HELP = ("--help", "-h", "-help")
-MANY = [name for name in Config.fields() if Config.default_of(name) in ({}, [])]  # that may be given as none
 SWITCHES = [name for name in Config.fields() if Config.is_switch(name)]
 
 
@@ -47,8 +46,6 @@ def _flags(command: str, words: list[str]) -> dict[str, str]:
         _check_spaces(name, equals, text, words)
         if not equals and name not in Config.fields() and name.removeprefix("no_") in SWITCHES:
             name, text = name.removeprefix("no_"), "false"
-        elif equals and not text.strip() and name not in MANY:
-            raise UsageError(f"--{dashed(name)} is empty (an unset variable?): give a value, as None, or leave it out")
         elif not equals and name in SWITCHES:
             text = words.pop() if words and words[-1].lower() in ("true", "false", "none") else "true"
         elif not equals:

@@ -40,8 +40,8 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
         values[key.value] = (_text(value, place), place)
     if "base" in values:
         base, place = values.pop("base")
-        if not isinstance(base, str):
-            raise UsageError(f"{place}: base: expected the name or the path of one preset")
+        if not isinstance(base, str) or not base:
+            raise UsageError(f"{place}: base takes one preset, a name or a path, not {base!r}")
         beside = path.parent / base
         try:
             return read(beside if os.path.isfile(beside) else base, (*_seen, path.resolve())) | values
@@ -62,7 +62,11 @@ def locate(name: str | Path) -> Path:
 
 def header(path: Path) -> str:
     """The first comment line of a preset: what it is for."""
-    lines = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    try:
+        text = path.read_text(encoding="utf-8", errors="backslashreplace")
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    lines = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     return next((line for line in lines if not line.startswith("yaml-language-server")), "")
 
 
@@ -78,7 +82,10 @@ def _text(value: yaml.Node, place: str) -> Any:
             f"{place}: expected `option: value`, where a value is text, a number, or one list or mapping of these"
         )
     if isinstance(value, yaml.MappingNode):
-        return {key.value: node.value for key, node in value.value}
+        texts = {key.value: node.value for key, node in value.value}
+        if len(texts) < len(value.value):
+            raise UsageError(f"{place}: a name is given twice in one mapping")
+        return texts
     return [node.value for node in nodes] if isinstance(value, yaml.SequenceNode) else value.value
 
 

@@ -12,6 +12,7 @@ from utils.errors import UsageError, nearest
 from utils.options import dashed
 
 FORMER_DEFAULTS = {"momentum": 0.9, "nesterov": True}  # in the config.yaml of runs before 2026-11-25
+TEXTS = [name for name in Config.fields() if Config.type_of(name) == "text"]  # free text: it may be empty
 OF_CHECKPOINT = ("dataset", "image_size", "model_args")  # val and test read them for weights without options
 TASKS = Path(__file__).resolve().parent.parent / "engine" / "tasks"
 
@@ -27,6 +28,7 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
         UsageError: an unknown option, one that `command` does not read or that has no effect, or a value out of place.
     """
     flags = dict(flags)
+    _check_empty(flags)
     config = flags.pop("config", None)
     preset = {} if config is None else presets.read(config)
     _check_flags(flags, command, {name: value for name, (value, _) in preset.items()})
@@ -46,6 +48,7 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
         _check_task(opt, given_places)
         _check_effect(command, opt, given_places, saved or {})
         if command in LEARN:
+            models.find(opt.model)  # the default's own file may be broken
             _check_arguments(opt, given_places)
     if command in LEARN and opt.dataset is None:
         opt.dataset = models.constants(opt.model).get("dataset", "DogCat")
@@ -65,13 +68,24 @@ def task_of(model: str) -> registry.Entry:
         return registry.external(name, "task")
     if registry.is_external(model):
         return registry.external(f"{model.rpartition(':')[0]}:{name}", "task")
-    raise UsageError(f"{model} names the task {name!r}: the tasks are {', '.join(known)}")
+    raise UsageError(f"{model} names the task {name!r}: the tasks are {', '.join(known)}.{registry.left_out(TASKS)}")
 
 
 def allowed(command: str, model: str | None = None) -> list[str]:
     """The options that `command` reads; with `model`, without those of other tasks."""
     theirs = _groups_of_others(task_of(model)) if model else set()
     return [n for n in Config.fields() if command in Config.commands_of(n) and Config.group_of(n) not in theirs]
+
+
+def _check_empty(flags: Mapping[str, Any]) -> None:
+    """Refuses flags without a text, as an unset variable of the shell leaves them: that would clear the option."""
+    for name, value in flags.items():
+        known = name in Config.fields()
+        if (known or name == "config") and isinstance(value, str) and not value.strip() and name not in TEXTS:
+            flag, wanted = f"--{dashed(name)}", Config.type_of(name) if known else "a preset"
+            none = known and (Config.may_be_none(name) or isinstance(Config.default_of(name), (list, dict)))
+            hint = f" type {flag}=None for none" if none else ""
+            raise UsageError(f"{flag}= is empty: it takes {wanted}; an unset variable?{hint}")
 
 
 def _check_flags(flags: Mapping[str, Any], command: str, preset: Mapping[str, Any]) -> None:

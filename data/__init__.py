@@ -18,6 +18,7 @@ from utils.errors import UsageError
 if TYPE_CHECKING:
     from data.image_data import ImageData
 
+FOLDER = Path(__file__).parent
 BASES = {"ArrayData", "TorchDataset"}  # no data sets themselves
 
 
@@ -40,7 +41,7 @@ def entries() -> dict[str, registry.Entry]:
 
 @functools.cache
 def _own() -> dict[str, registry.Entry]:
-    found = registry.scan(Path(__file__).parent, base="ImageData")
+    found = registry.scan(FOLDER, base="ImageData")
     return {name: entry for name, entry in found.items() if name not in BASES}
 
 
@@ -58,7 +59,7 @@ def find(name: str) -> str:
     if registry.is_external(name):
         registry.external(name, "data set")
         return name
-    return registry.find(name, _own(), "data set", {"torchvision": TABLE})
+    return registry.find(name, _own(), "data set", {"torchvision": TABLE}, FOLDER)
 
 
 def open(name: str, root: str | Path | None = None) -> "ImageData":  # noqa: A001 - read as data.open(...)
@@ -95,4 +96,4 @@ def _class(name: str) -> "type[ImageData]":
 def __getattr__(name: str) -> Any:
     if name in entries():
         return _class(name)
-    raise AttributeError(f"module 'data' has no attribute {name!r}")
+    raise AttributeError(f"module 'data' has no attribute {name!r}.{registry.left_out(FOLDER)}")

@@ -21,6 +21,7 @@ from utils.errors import UsageError, nearest
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+FOLDER = Path(__file__).parent
 TIMM = "timm/"
 INSTALL_TIMM = "PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt timm"
 FROM_DATA = ("num_classes", "in_channels", "image_size")  # arguments of a model that the data set decides
@@ -31,7 +32,7 @@ OF_LIBRARIES = (*FROM_DATA, "in_chans", "img_size", "input_size", "aux_logits", 
 @cache
 def entries() -> dict[str, registry.Entry]:
     """{class name: Entry} of this folder's models."""
-    return registry.scan(Path(__file__).parent, base="BasicModule")
+    return registry.scan(FOLDER, base="BasicModule")
 
 
 def names() -> list[str]:
@@ -74,7 +75,7 @@ def find(name: str) -> str:
     more = {"torchvision": torchvision_names()}
     if name.lower() not in {known.lower() for known in [*names(), *torchvision_names()]}:
         more["timm"] = [TIMM + short for short in timm_names()]  # read only where a name is not found: 0.1 s
-    return registry.find(name, names(), "model", more)
+    return registry.find(name, names(), "model", more, FOLDER)
 
 
 def _find_timm(name: str) -> str:
@@ -243,7 +244,8 @@ def count_classes(
 def __getattr__(name: str) -> Any:
     """`models.ResNet34` (PEP 562): imports the class's file on first use."""
     if name.startswith("_") or name not in entries():
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        left_out = "" if name.startswith("_") else registry.left_out(FOLDER)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{left_out}")
     return getattr(importlib.import_module(entries()[name].module), name)
 
 

@@ -151,7 +151,7 @@ def test_no_word_runs_code(tmp_path):
         (["--no-use-gpu"], {"use_gpu": "false"}),
         (["--env=a#b"], {"env": "a#b"}),
         (["--env=a=b"], {"env": "a=b"}),
-        (["--metrics="], {"metrics": ""}),
+        (["--env="], {"env": ""}),
         (["--seed", "-1"], {"seed": "-1"}),
     ],
 )

@@ -107,7 +107,7 @@ def test_yaml_guesses_nothing(text, tmp_path):
         ("num_workers", "None", None),
         ("vis_port", "null", None),
         ("load_path", "None", None),
-        ("debug_file", "", None),
+        ("debug_file", "None", None),
         ("dataset", "dogcat", "DogCat"),
         ("model", "alexNet", None),
     ],
@@ -189,3 +189,9 @@ def test_a_preset_beside_a_flag_that_overrides_its_optimizer(tmp_path):
     path = preset(tmp_path, "optimizer: Adam\nmomentum: 0.5\n")
     with pytest.raises(UsageError, match="line 2: momentum has no effect: Adam takes no momentum"):
         resolve(config=path)
+
+
+def test_what_config_yaml_cannot_hold_stays_text():
+    values = "a={1} b=b'x' c=1j d=(1,2) e=" + "(" * 3000
+    arguments = Config(model_args=values).model_args
+    assert arguments == {"a": "{1}", "b": "bx", "c": "1j", "d": (1, 2), "e": "(" * 3000}

@@ -291,7 +291,7 @@ def test_a_value_that_is_empty_as_that_of_an_unset_variable(option, command, tmp
         code, _, err = command(
             "train", f"--{option}={text}", "--train-data-root=/nowhere" if option != "train-data-root" else "--seed=0"
         )
-        assert code == 2 and f"--{option} is empty" in err and "unset variable" in err
+        assert code == 2 and f"--{option}= is empty" in err and "unset variable" in err
 
 
 def test_presets_in_a_circle(command, tmp_path):

@@ -42,10 +42,32 @@ def test_constants_are_inherited_within_the_folder(tmp_path):
     assert found["Two"].constants == {"kind": "b", "size": 3}
 
 
-def test_scan_refuses_a_name_in_two_files(tmp_path):
-    folder = write(tmp_path, a="class Net(Base): pass", b="class Net(Base): pass")
-    with pytest.raises(ValueError, match=r"Net is defined twice: in .*a\.py and .*b\.py"):
-        registry.scan(folder, "Base")
+BROKEN = {
+    "a name in two files": (b"class Net(Base): pass", r"Net is defined twice, in .*a\.py and .*b\.py"),
+    "no Python": (b"\n\nclass Net(Base: pass", r"b\.py, line 3: cannot be read as Python"),
+    "no text": (b"\xff = 1", r"b\.py.*: cannot be read as Python"),
+    "a zero byte": (b"x = '\0'", r"b\.py.*: cannot be read as Python"),
+    "nested too deep": (b"x = " + b"-" * 100_000 + b"1", r"b\.py.*: cannot be read as Python"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_broken_is_left_out_and_told_of(kind, tmp_path):
+    folder = write(tmp_path, a="class Net(Base): pass\nclass Good(Base): pass")
+    text, message = BROKEN[kind]
+    (folder / "b.py").write_bytes(text)
+    found = registry.scan(folder, "Base")
+    assert list(found) == (["Good"] if "two files" in kind else ["Good", "Net"])
+    with pytest.raises(UsageError, match=rf"unknown model 'Gone'.* Left out: .*{message}"):
+        registry.find("Gone", found, "model", folder=folder)
+    (folder / "b.py").unlink()
+    assert list(registry.scan(folder, "Base")) == ["Good", "Net"] and registry.broken(folder) == []
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbfclass Net: pass", b"# coding: latin-1\n# \xe9\nclass Net: pass"])
+def test_a_file_is_read_in_its_own_encoding(text, tmp_path):
+    (tmp_path / "net.py").write_bytes(text)
+    assert registry.external(f"{tmp_path}/net.py:Net", "model").name == "Net"
 
 
 def test_helpers_of_one_name_in_two_files_are_no_duplicate(tmp_path):

@@ -32,8 +32,8 @@ class Entry:
 
 
 def parse(path: str | Path) -> ast.Module:
-    """The syntax tree of a file; raises SyntaxError, ValueError or OSError."""
-    return ast.parse(Path(path).read_text(encoding="utf-8"), filename=str(path))
+    """The syntax tree of a file, in the encoding that it names; raises SyntaxError, ValueError or OSError."""
+    return ast.parse(Path(path).read_bytes(), filename=str(path))
 
 
 def read(tree: ast.Module, module: str, path: Path) -> dict[str, Entry]:

@@ -102,6 +102,12 @@ def check_writable(path: str | Path, flag: str, folder: bool = False) -> None:
         raise UsageError(f"no folder {place} for {flag}={path}: make it, or give another place")
     if not os.access(place, os.W_OK) or not (place.is_dir() or os.path.exists(path)):
         raise UsageError(f"{flag}={path} cannot be written: give another place")
+    if place.is_dir():
+        with disk_errors_as_failure(path):
+            try:
+                tempfile.TemporaryFile(dir=place).close()  # only this tells of /proc, and of what root may not
+            except (PermissionError, FileNotFoundError) as e:
+                raise UsageError(f"{flag}={path} cannot be written ({e.strerror}): give another place") from e
 
 
 def umask() -> int:

@@ -95,9 +95,19 @@ def literal(text: Any) -> Any:
     if text.lower() in words:
         return words[text.lower()]
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # as of {[]: 1}, or nested too deeply
         return text
+    return value if _is_plain(value) else text
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether config.yaml can hold it."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (str, float, int, type(None)))
 
 
 def names(value: Any) -> list[str]:
@@ -121,7 +131,7 @@ def path_text(path: str) -> str:
     except OSError as e:
         raise ValueError(e.strerror) from e
     except ValueError as e:
-        raise ValueError("it is no text that a path may be") from e
+        raise ValueError("it holds a character that no path can hold") from e
     return path
 
 
@@ -189,7 +199,7 @@ class Options(BaseModel):
         """The text None clears the options that may be empty."""
         if not isinstance(values, dict):
             return values
-        empty = {k for k, f in cls.model_fields.items() if type(None) in get_args(f.annotation)}
+        empty = {k for k in cls.model_fields if cls.may_be_none(k)}
         return {k: None if k in empty and str(v).strip().lower() in NONE else v for k, v in values.items()}
 
     @classmethod
@@ -243,6 +253,10 @@ class Options(BaseModel):
         return bool in (annotation, *get_args(annotation))
 
     @classmethod
+    def may_be_none(cls, name: str) -> bool:
+        return type(None) in get_args(cls.model_fields[name].annotation)
+
+    @classmethod
     def _usage_error(cls, e: ValidationError, places: Mapping[str, str]) -> UsageError:
         """The first of pydantic's errors in one line; `places` say where an option was given."""
         error = e.errors()[0]
@@ -267,5 +281,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         return " | ".join(get_args(annotation))
     if annotation is str and any(isinstance(m, AfterValidator) for m in metadata):
         return "path"
+    if annotation is str and any(isinstance(m, BeforeValidator) for m in metadata):
+        return "name"
     kind = get_origin(annotation) or annotation
     return TYPES.get(kind) or kind.__name__

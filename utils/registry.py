@@ -23,30 +23,33 @@ from utils.errors import UsageError, nearest
 
 LISTED = 12  # names that an error message spells out; the rest are counted
 
+_broken: dict[Path, list[str]] = {}  # by folder, what its last scan left out, a line each
+
 
 def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
     """The classes of a package folder that derive from `base`, directly or through others of the folder.
 
     Reads the top-level classes of `*.py` and of the sub-packages' `__init__.py`. A file with a leading "_" is not
-    read; a class with one is not registered, but others may derive through it.
+    read; a class with one is not registered, but others may derive through it. What is broken costs nothing else: a
+    file that is no Python, and a name that two files define, are left out, and `broken` tells of them.
 
     Args:
         package: the folder's dotted name; by default the name of the folder.
 
     Returns:
         {class name: Entry}, sorted by name.
-
-    Raises:
-        ValueError: two files define the same name (names both files).
     """
     folder = Path(folder)
     package = package or folder.name
-    files = {path: path.stem for path in folder.glob("[!_]*.py")}
-    files |= {path: path.parent.name for path in folder.glob("*/__init__.py")}
+    modules = {path: path.stem for path in folder.glob("[!_]*.py")}
+    modules |= {path: path.parent.name for path in folder.glob("*/__init__.py")}
     classes: list[Entry] = []
-    for path in sorted(files):
-        if tree := _parsed(path):
-            classes += definitions.read(tree, f"{package}.{files[path]}", path).values()
+    problems = _broken[folder] = []
+    for path in sorted(modules):
+        try:
+            classes += definitions.read(_parse(path), f"{package}.{modules[path]}", path).values()
+        except UsageError as e:
+            problems.append(str(e))
     named = {c.name: c for c in classes}
     for c in classes:
         for other in (named[b] for b in definitions.ancestors(c, named)):
@@ -55,39 +58,54 @@ def scan(folder: str | Path, base: str, package: str = "") -> dict[str, Entry]:
     while len(derived) > size:  # each round finds the children of the round before
         size = len(derived)
         derived |= {c.name for c in classes if derived.intersection(c.bases)}
-    found: dict[str, Entry] = {}
+    found: dict[str, list[Entry]] = {}
     for entry in classes:
-        if entry.name.startswith("_") or entry.name == base or not derived.intersection(entry.bases):
-            continue
-        if entry.name in found:
-            raise ValueError(f"{entry.name} is defined twice: in {found[entry.name].path} and {entry.path}")
-        found[entry.name] = entry
-    return dict(sorted(found.items()))
+        if not entry.name.startswith("_") and entry.name != base and derived.intersection(entry.bases):
+            found.setdefault(entry.name, []).append(entry)
+    for name, twins in found.items():
+        if len(twins) > 1:
+            problems.append(f"{name} is defined twice, in {twins[0].path} and {twins[1].path}: rename one")
+    return {name: twins[0] for name, twins in sorted(found.items()) if len(twins) == 1}
 
 
-broken: dict[Path, str] = {}  # files of this program that are no Python, and why; what others define can be used
+def broken(folder: str | Path) -> list[str]:
+    """What the last `scan` of the folder left out, a line each."""
+    return _broken.get(Path(folder), [])
 
 
-def _parsed(path: Path) -> ast.Module | None:
-    try:
-        return definitions.parse(path)
-    except (SyntaxError, ValueError, OSError) as e:
-        line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
-        broken[path] = f"{path}{line}: cannot be read as Python: {getattr(e, 'msg', e)}"
-        return None
+def left_out(folder: str | Path) -> str:
+    """The same as a clause of an error about a name that was not found; "" where nothing is broken."""
+    return "".join(f" Left out: {line}." for line in broken(folder))
 
 
 def functions(path: str | Path, module: str) -> dict[str, Entry]:
-    """{name: Entry} of the public top-level functions of one file, in its order."""
+    """{name: Entry} of the public top-level functions of one file, in its order.
+
+    Raises:
+        UsageError: the file is no Python.
+    """
     path = Path(path)
-    tree = _parsed(path)
-    if tree is None:
-        return {}
+    tree = _parse(path)
     public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
     return {name: entry for name, entry in definitions.read(tree, module, path).items() if name in public}
 
 
-def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable[str]] | None = None) -> str:
+def _parse(path: Path) -> ast.Module:
+    """The syntax tree of a file; raises UsageError where it is no Python, or cannot be read."""
+    try:
+        return definitions.parse(path)
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as e:  # the last two: nested too deep
+        line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
+        raise UsageError(f"{path}{line}: cannot be read as Python: {getattr(e, 'msg', e)}") from e
+
+
+def find(
+    name: str,
+    known: Iterable[str],
+    what: str,
+    more: Mapping[str, Iterable[str]] | None = None,
+    folder: str | Path = "",
+) -> str:
     """The registered name that the user means: the exact one, else the only one that differs by case.
 
     Args:
@@ -96,6 +114,7 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
         what: what they are, in the singular: "model", "data set", "preset".
         more: further valid names by where they come from, counted in an error and not listed:
             {"torchvision": [...]}.
+        folder: where the known ones were found by `scan`; an error tells what is broken there.
 
     Raises:
         UsageError: no such name, or several that differ by case only; lists the names and the nearest.
@@ -105,16 +124,15 @@ def find(name: str, known: Iterable[str], what: str, more: Mapping[str, Iterable
     if name in names:
         return name
     alike = [n for n in names if n.lower() == str(name).lower()]
-    if len(alike) == 1:
+    if len(alike) == 1 and (alike[0] in listed or not broken(folder)):  # else the exact one may be in a broken file
         return alike[0]
-    if alike:
+    if len(alike) > 1:
         raise UsageError(f"{what} {name!r} may be {' or '.join(alike)}: type the one you mean")
     text = ", ".join(listed[:LISTED]) + (f", ... ({len(listed)} in all)" if len(listed) > LISTED else "")
     counted = ", ".join(f"{len(v)} of {k}" for k, v in others.items() if v)
     text += f" (and {counted})" if counted else ""
     hint = nearest(str(name), names)
-    unread = "".join(f" {line}." for line in broken.values())
-    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}{unread}")
+    raise UsageError(f"unknown {what} {name!r}: the {what}s are {text or 'none'}.{hint}{left_out(folder)}")
 
 
 # ---- outside of the repository
@@ -163,11 +181,7 @@ def external(name: str, what: str) -> Entry:
     if name in _objects:
         return _entry_of_object(name)
     left, path = _locate(name, what)
-    try:
-        tree = definitions.parse(path)
-    except (SyntaxError, ValueError, OSError) as e:
-        line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
-        raise UsageError(f"{path}{line}: cannot be read as Python: {getattr(e, 'msg', e)}") from e
+    tree = _parse(path)
     wanted, known = name.rpartition(":")[2], definitions.read(tree, left, path)
     if wanted in known:
         return replace(known[wanted], bases=definitions.all_bases(known[wanted], known))

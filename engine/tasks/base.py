@@ -18,6 +18,7 @@ from engine.messages import Messages
 from utils import registry
 from utils.errors import RunError, UsageError
 
+FOLDER = Path(__file__).parent
 Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # each with what it was before
 
 
@@ -144,12 +145,13 @@ def task_class(model: str, net: nn.Module) -> type[Task]:
     task = getattr(net, "task", "Classify")
     if isinstance(task, type):
         return task
-    known = registry.scan(Path(__file__).parent, "Task", "engine.tasks")
+    known = registry.scan(FOLDER, "Task", "engine.tasks")
     if task in known:
         return getattr(import_module(known[task].module), task)
     module = import_module(type(net).__module__)
     if not isinstance(getattr(module, task, None), type):
-        raise UsageError(f"{model} names the task {task!r}: the tasks are {', '.join(known)}")
+        left_out = registry.left_out(FOLDER)
+        raise UsageError(f"{model} names the task {task!r}: the tasks are {', '.join(known)}.{left_out}")
     return getattr(module, task)
 
 

@@ -11,6 +11,7 @@ from config import Config
 from utils import registry
 from utils.errors import UsageError
 
+FOLDER = Path(__file__).parent
 METHODS = ("log_event", "log_image", "log_text", "close", "create")
 
 
@@ -57,7 +58,9 @@ def load_all(opt: Config) -> list[Any]:
 
 def create_all(folder: Path, opt: Config, warn: Callable[[str], None]) -> list[Any]:
     """The sinks of this folder that the options ask for, and those that `opt.sinks` names."""
-    entries = registry.scan(Path(__file__).parent, "Sink", "runs.sinks").values()
+    entries = registry.scan(FOLDER, "Sink", "runs.sinks").values()
+    for line in registry.broken(FOLDER):
+        warn(f"warning: left out: {line}")
     own = [getattr(import_module(entry.module), entry.name) for entry in entries]
     sinks = []
     for cls in [*own, *load_all(opt)]:
