@@ -126,7 +126,7 @@ def val(**flags: Any) -> dict[str, Any]:
     source = {"dataset": opt.dataset, "root": str(dataset.root), "split": opt.split, "fingerprint": fingerprint}
     values = {"images": len(items), "classes": task.classes, **metrics, "options": opt.read_by("val")}
     if path := results.write_metrics(Path(opt.load_path), source, own, values):
-        print(f"\nwritten to {path}")
+        print(f"written to {path}")
     for line in bad:
         print(f"replaced by another image of its class: {line}")
     return metrics
