@@ -16,6 +16,8 @@ from data.image_data import ImageData
 from data.listing import find_unlabelled
 from utils.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "240")), int(os.environ.get("FUZZ_SEED", "0"))
 CLASSES = ["cat", "dog", "bird", "01", "猫", "two words", "a.b", "Train station", "latest", "train", "test", "validate"]
 TRAIN = ["train", "Training", "TRAIN", "training_set", "train-images"]

@@ -17,6 +17,8 @@ from runs.run import Run
 from utils import checkpoints, files
 from utils.errors import RunError
 
+pytestmark = pytest.mark.slow
+
 MAIN = [sys.executable, str(ROOT / "main.py")]
 
 
