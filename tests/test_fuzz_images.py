@@ -21,9 +21,10 @@ from data.reading import read
 from data.transforms import center_square as middle
 from utils.errors import UsageError
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's words about odd files; numpy's cannot be told from them
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]  # Pillow's words about odd files; numpy's cannot be told from them
 SEED, CASES = int(os.environ.get("FUZZ_SEED", "0")), int(os.environ.get("FUZZ_CASES", "1500"))
 SLOW = 5  # seconds that no small file may take
 
