@@ -296,6 +296,7 @@ def test_parts_that_were_copied_from_another_system(forms, tmp_path):
     assert found.classes == [unicodedata.normalize("NFC", CAFE), "tea"] and len(found.val_items) == 6
 
 
+@pytest.mark.slow
 def test_control_characters_in_names_never_reach_the_terminal(tmp_path, command):
     root = layout(tmp_path / "root", "a\x1b[31m", "b\nc", "d\x07")
     runs = f"--checkpoint-dir={tmp_path / 'runs'}"
@@ -343,6 +344,7 @@ def test_labelling_says_what_it_left_out(tiny_run, command, tmp_path):
     assert code == 0 and "1 file left out as no images: .heic 1, as" in out and "2 rows" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flag", "rows"), [("skip", ["1", "3"]), ("fill", ["1", "2", "3"])])
 def test_an_unreadable_image_costs_its_row_and_no_other(flag, rows, tiny_run, command, tmp_path):
     for name in ("1", "2", "3"):

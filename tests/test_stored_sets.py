@@ -96,6 +96,7 @@ def test_a_packed_file_of_another_set_is_named(root, monkeypatch):
         data.open("MNIST", root)
 
 
+@pytest.mark.slow
 def test_the_images_of_another_set_are_told_by_their_mean(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
