@@ -27,14 +27,15 @@ NO_IMAGES = {
     *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
     *(".npy", ".npz", ".pkl", ".mat", ".pt", ".pth", ".h5", ".hdf5", ".mp3", ".mp4", ".avi", ".mov", ".wav"),
 }
+OF_A_RUN = {"config.yaml", "metrics.jsonl"}  # a run folder's pictures are no images to learn from
 NAMED = 5  # endings in a line
 
 
 def files_below(root: Path, recursive: bool = True) -> Iterator[Path]:
     """Every file in `root`, and if `recursive` below it, in no particular order; links are followed, once.
 
-    Hidden files and folders, and those that systems make (JUNK), are left out; pipes, devices and links that
-    lead nowhere too.
+    Hidden files and folders, those that systems make (JUNK), and run folders of this program are left out; pipes,
+    devices and links that lead nowhere too.
 
     Raises:
         OSError: a folder cannot be read.
@@ -163,6 +164,8 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
 def _visible(folder: Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+    if {entry.name for entry in found} >= OF_A_RUN:
+        return []
     return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))  # a folder itself before links to it
 
 

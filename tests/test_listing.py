@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import unicodedata
 from itertools import product
 from pathlib import Path
@@ -161,6 +162,14 @@ def test_hidden_folders_are_not_read(hidden, tmp_path):
     for name in ("Folder", "Unlabelled"):
         assert len(opened(name, root)) == 6
     assert len(find_unlabelled(root)[0]) == 6
+
+
+def test_run_folders_inside_of_the_data_are_not_read(tiny_run, tmp_path):
+    root = layout(tmp_path, "cat", "dog")
+    shutil.copytree(tiny_run, root / "checkpoints" / "run")
+    assert data.open("Folder", root).classes == ["cat", "dog"]
+    assert len(find_unlabelled(root)[0]) == 6 == len(opened("Unlabelled", root))
+    assert len(find_unlabelled(root / "checkpoints" / "run" / "samples")[0]) == 2
 
 
 def test_hidden_files_are_not_read(tmp_path):
