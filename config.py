@@ -9,6 +9,7 @@ schema with which editors complete configs/*.yaml.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ JUDGE = ("val", "test")
 USE = (*JUDGE, "generate")
 # options that may name code of the user's
 CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")
+warnings.filterwarnings("ignore", message='Field name "json"')  # as the flag is called
 option = make_option(LEARN)  # option(default, commands=LEARN, **limits)
 
 
@@ -62,7 +64,7 @@ class Experiment(Options):
     seed: int = option(0, (*LEARN, "generate"), ge=0, lt=2**31)
     """fixes the split, the order, the augmentation and the first weights; for generate: the latents"""
 
-    checkpoint_dir: PathText = option("checkpoints", ("train", "check", *USE))
+    checkpoint_dir: PathText = option("checkpoints", ("train", "check", "runs", *USE))
     """where run folders are made, and where load_path=last and resume=last look"""
 
 
@@ -291,10 +293,24 @@ class Output(Options):
     """add a column to the CSV for the logit of each class, as for averaging several nets"""
 
 
+class Runs(Options):
+    where: str = option("", ("runs",))
+    """only runs of which this holds, as "model=ResNet34 lr<0.01": options, metrics of the best epoch, columns"""
+
+    sort: str = option("", ("runs",))
+    """the column, metric or option to sort by; -NAME: the largest first; else the newest first"""
+
+    csv: bool = option(False, ("runs",))
+    """print the table as CSV"""
+
+    json: bool = option(False, ("runs",))  # type: ignore[assignment]  # not pydantic's old method
+    """print the table as JSON"""
+
+
 GROUPS = (
     *(Experiment, Data, Augmentation, Training),
     *(Optimization, Classification, Gan, Generate),
-    *(Machine, Output),
+    *(Machine, Output, Runs),
 )
 
 

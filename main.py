@@ -235,6 +235,28 @@ def bench(**flags: Any) -> dict[str, float]:
 
 
 @SetParseFn(str)
+def runs(**flags: Any) -> list[dict[str, Any]]:
+    """List all runs: how they stand, what they reached, and the options in which they differ.
+
+    Finished runs that differ in the seed alone are one row: mean, standard deviation, count.
+
+    Returns:
+        A dict for each row.
+
+    Examples:
+        python main.py runs
+        python main.py runs --where="lr<0.01" --sort=-val_accuracy
+        python main.py runs --csv
+    """
+    opt = resolve("runs", flags)
+    from runs import table
+
+    rows = table.chosen(table.grouped(table.read_all(opt.checkpoint_dir)), opt.where, opt.sort)
+    print(table.as_csv(rows) if opt.csv else table.as_json(rows) if opt.json else table.as_text(rows))
+    return table.records(rows)
+
+
+@SetParseFn(str)
 def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     """Explain the commands and options; `help NAME` explains one command, option, model, data set or preset.
 
@@ -253,6 +275,7 @@ COMMANDS = {
     "generate": generate,
     "check": check,
     "bench": bench,
+    "runs": runs,
     "help": help,
 }
 
