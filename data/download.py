@@ -44,22 +44,26 @@ def download(
             for arguments in parts:
                 source(Path(temp), **arguments, download=True)
         except (OSError, RuntimeError, ValueError) as e:
-            reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
             hint = idx.find_misnamed(root / name / "raw", idx.PAIRS[name]) if name in idx.PAIRS else ""
             raise UsageError(
-                f"{root} does not hold {name}, and it cannot be downloaded ({reason}). "
+                f"{root} does not hold {name}, and it cannot be downloaded ({_reason(e)}). "
                 f"Put there, from another machine: {spec.needed}{hint}"
             ) from e
         try:
             opened(source, Path(temp), parts)
         except Exception as e:  # torchvision raises all sorts of errors
-            reason = [type(e).__name__, *str(e).strip().splitlines()][-1]
-            raise UsageError(f"the archives in {root} do not hold {name} ({reason}): put complete copies there") from e
+            problem = f"the archives in {root} do not hold {name} ({_reason(e)})"
+            raise UsageError(f"{problem}: put complete copies there") from e
         for link in links:
             link.unlink(missing_ok=True)
         root.mkdir(parents=True, exist_ok=True)
         for path in Path(temp).iterdir():
             _move(path, root / path.name)
+
+
+def _reason(e: Exception) -> str:
+    """The last line of what torchvision says, else the kind of its error."""
+    return [type(e).__name__, *str(e).strip().splitlines()][-1]
 
 
 def _link_archives(source: type, root: Path, temp: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from data.image_data import ImageData, Items, first_files, is_image
 from data.listing import NO_IMAGES, endings, folders_in, list_images
 from utils.errors import UsageError
-from utils.text import counted, printable
+from utils.text import counted, few, printable
 
 SMALL = 96  # pixels; square images up to this side are used as they are
 SAMPLED = 20  # images whose size is read
@@ -33,33 +34,20 @@ def part_of(name: str) -> str | None:
 
 @dataclass
 class Content:
-    """The images below a folder: by its sub-folders, and beside them; and files that are no images."""
+    """The images below a folder, and the files there that are none; both sorted."""
 
     folder: Path
-    classes: dict[str, list[Path]]
-    loose: list[Path]
+    images: list[Path]
     others: list[Path]
 
-    @classmethod
-    def of(cls, folder: Path) -> "Content":
-        images, others = list_images(folder)
-        classes: dict[str, list[Path]] = {}
-        loose = []
-        for path in images:
-            name, *rest = path.relative_to(folder).parts
-            if rest:
-                classes.setdefault(name, []).append(path)
-            else:
-                loose.append(path)
-        return cls(folder, classes, loose, others)
+    @cached_property
+    def classes(self) -> dict[str, list[Path]]:
+        """The images by the sub-folder that they are in or below; those beside the sub-folders are in none."""
+        return _by_subfolder(self.folder, self.images)
 
     @property
     def name(self) -> str:
         return printable(self.folder.name)
-
-    @property
-    def images(self) -> list[Path]:
-        return sorted(self.loose + [path for paths in self.classes.values() for path in paths])
 
 
 class Folder(ImageData):
@@ -81,7 +69,7 @@ class Folder(ImageData):
         return any(part_of(folder.name) == "train" and cls.matches(folder) for folder in folders)
 
     def scan(self, root: Path) -> tuple[list[str], Items]:
-        contents = [Content.of(folder) for folder in folders_in(root)]
+        contents = [Content(folder, *list_images(folder)) for folder in folders_in(root)]
         classes, items = self._read(root, contents)
         if side := small_square(_sizes([path for path, _ in items])):
             self.image_size, self.min_crop = side, 1.0
@@ -140,9 +128,10 @@ class Folder(ImageData):
     def _refuse(root: Path, parts: list[Content], found: list[Content]) -> None:
         """Raises the UsageError for folders that may be parts of a set, or classes."""
         one = parts[0]
-        as_parts = f"parts of a set with the classes {_few(one.classes)}: type --train-data-root={one.folder}"
+        names = few(map(printable, one.classes))
+        as_parts = f"parts of a set with the classes {names}: type --train-data-root={one.folder}"
         beside = f" (or name them {root / 'train'} and {root / 'val'})" if len(parts) > 1 else ""
-        as_classes = f"classes, {_few(content.name for content in found)}: type --dataset=ClassFolder"
+        as_classes = f"classes, {few(content.name for content in found)}: type --dataset=ClassFolder"
         raise UsageError(
             f"{root} can be read in two ways. The folders are {as_parts}{beside}; or they are {as_classes}"
         )
@@ -164,13 +153,18 @@ class ClassFolder(Folder):
 
 def class_contents(part: Content) -> list[Content]:
     """The class folders of a part."""
-    others: dict[str, list[Path]] = {}
-    for path in part.others:
-        name, *rest = path.relative_to(part.folder).parts
-        if rest:
-            others.setdefault(name, []).append(path)
+    others = _by_subfolder(part.folder, part.others)
     names = sorted(part.classes.keys() | others.keys())
-    return [Content(part.folder / name, {}, part.classes.get(name, []), others.get(name, [])) for name in names]
+    return [Content(part.folder / name, part.classes.get(name, []), others.get(name, [])) for name in names]
+
+
+def _by_subfolder(folder: Path, paths: list[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        name, *rest = path.relative_to(folder).parts
+        if rest:
+            found.setdefault(name, []).append(path)
+    return found
 
 
 def read_classes(contents: list[Content]) -> tuple[list[str], Items]:
@@ -197,11 +191,6 @@ def read_classes(contents: list[Content]) -> tuple[list[str], Items]:
             folders[name] = content.images
     classes = sorted(folders)
     return classes, [(path, label) for label, name in enumerate(classes) for path in folders[name]]
-
-
-def _few(names: Iterable[str]) -> str:
-    names = [printable(name) for name in names]
-    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 
 def sampled(count: int) -> range:

@@ -12,13 +12,8 @@ from pathlib import Path
 from utils.errors import UsageError
 from utils.text import printable
 
-JUNK = {
-    "@eaDir",
-    "__MACOSX",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "lost+found",
-}  # made by systems, not by users
+# made by systems, not by users
+JUNK = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 IDENTIFIED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognizes and does not read itself
 # endings that are not worth opening the file for
 NO_IMAGES = {
@@ -38,7 +33,7 @@ def files_below(root: Path, recursive: bool = True) -> Iterator[Path]:
     devices and links that lead nowhere too.
 
     Raises:
-        OSError: a folder cannot be read.
+        UsageError: a folder cannot be read.
     """
     pending, seen = [root], {_identity(root)}
     while pending:
@@ -56,7 +51,7 @@ def folders_in(root: Path) -> list[Path]:
     """The sub-folders of `root`, sorted; without hidden ones, and those that systems make.
 
     Raises:
-        OSError: the folder cannot be read.
+        UsageError: the folder cannot be read.
     """
     return sorted(Path(entry.path) for entry in _visible(root) if _is_folder(entry))
 
@@ -133,10 +128,7 @@ def find_unlabelled(root: str | Path) -> tuple[list[tuple[str, Path]], list[Path
     """
     root, others = Path(root), list[Path]()
     if os.path.isdir(root):
-        try:
-            paths, others = list_images(root)
-        except OSError as e:
-            raise UsageError(f"{printable(e.filename)} cannot be read: {e.strerror}") from e
+        paths, others = list_images(root)
     elif os.path.isfile(root):
         paths = [root]
     else:
@@ -147,7 +139,8 @@ def find_unlabelled(root: str | Path) -> tuple[list[tuple[str, Path]], list[Path
     parents = {path.parent for path in paths}
     folder = parents.pop() if len(parents) == 1 else root
     count = Counter(path.stem for path in paths if _is_number(path, folder))
-    ids = [path.stem if count[path.stem] == 1 else path.relative_to(folder).as_posix() for path in paths]
+    numbers = [_is_number(path, folder) and count[path.stem] == 1 for path in paths]
+    ids = [p.stem if number else p.relative_to(folder).as_posix() for p, number in zip(paths, numbers, strict=True)]
     return sorted(zip(ids, paths, strict=True), key=lambda pair: (_natural(pair[0]), pair)), others
 
 
@@ -162,8 +155,11 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
 
 
 def _visible(folder: Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+    except OSError as e:
+        raise UsageError(f"{folder} cannot be read: {e.strerror}") from e
     if {entry.name for entry in found} >= OF_A_RUN:
         return []
     return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))  # a folder itself before links to it

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from models import building
 from utils.errors import UsageError
-
-SHOWN = 5  # class names in a line
+from utils.text import few
 
 
 def entries(net: nn.Module, name: str, image_size: int, channels: int, arguments: dict[str, Any]) -> list[str]:
@@ -62,7 +61,7 @@ def adapted(
     head, reordered = find_head(), sorted(theirs) == sorted(ours)
     if not head and getattr(net, "task", "Classify") != "Classify":  # such as a GAN, which knows of no classes
         return state, []
-    differ = f"{path} was trained on the classes {shown(theirs)}, and these are {shown(ours)}"
+    differ = f"{path} was trained on the classes {few(theirs)}, and these are {few(ours)}"
     if not reordered and not renew:
         raise UsageError(f"{differ}: add --pretrained, to start with a new head")
     if not head:
@@ -73,12 +72,8 @@ def adapted(
     if not reordered:
         return (state, []) if len(theirs) != len(ours) else (_copy(state, {}, without=head), head)
     order = [theirs.index(name) for name in ours]
-    print(f"{path}: put the rows of {' and '.join(head)} in the order of these classes: {shown(ours)}")
+    print(f"{path}: put the rows of {' and '.join(head)} in the order of these classes: {few(ours)}")
     return _copy(state, {key: state[key][order] for key in head if len(state.get(key, ())) == len(order)}), []
-
-
-def shown(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:SHOWN]) + (f", ... ({len(classes)})" if len(classes) > SHOWN else "")
 
 
 def _copy(state: dict[str, Tensor], changed: dict[str, Tensor], without: Sequence[str] = ()) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from models import heads
 from models.building import on_meta
 from utils import checkpoints, state_dicts
 from utils.errors import UsageError
+from utils.text import few
 
 State = dict[str, Tensor]
 POSITION = "encoder.pos_embedding"  # (1, 1 + patches, width): what ties a ViT to an image size
@@ -78,7 +79,7 @@ def load(
     head = [k for k in unlike if state_dicts.is_head(state[k], own[k], net.num_classes)]  # type: ignore[arg-type]
     counts = f"{len(state[head[0]])} classes there, {net.num_classes} here" if head else ""
     if renewed:
-        head, counts = renewed, f"{heads.shown(theirs)} there, {heads.shown(classes or [])} here"
+        head, counts = renewed, f"{few(theirs)} there, {few(classes or [])} here"
     kept = OrderedDict((k, v) for k, v in state.items() if k not in head)
     kept._metadata = version  # type: ignore[attr-defined]
     state_dicts.check_values(kept, own, path)

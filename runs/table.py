@@ -18,7 +18,7 @@ from tqdm.utils import disp_len
 from config import Config
 from runs.record import to_json
 from utils.errors import UsageError, nearest
-from utils.text import printable
+from utils.text import counted, printable
 
 if sys.platform != "win32":
     import fcntl
@@ -65,7 +65,9 @@ class Row:
         """What `--where` and `--sort` mean by a name: a column, a metric, an option; None where the run has none."""
         columns = {"name": self.name, "status": self.status, "epoch": self.epoch, "seconds": self.seconds}
         columns |= {"best": self.best, "last": self.last, "started": self.started}
-        return columns.get(name, self.metrics.get(name, self.options.get(name.replace("-", "_"))))
+        option = name.replace("-", "_")
+        known = self.option(option) if option in Config.fields() else None
+        return columns.get(name, self.metrics.get(name, known))
 
 
 def read_all(folder: str | Path) -> list[Row]:
@@ -155,7 +157,7 @@ def _mean(rows: list[Row]) -> Row:
     metrics = {name: statistics.fmean(row.metrics[name] for row in seeds) for name in names}
     last = [row.last for row in seeds if row.last is not None]
     return Row(
-        name=f"{first.name} and {len(seeds) - 1} more seed{'s' if len(seeds) > 2 else ''}",
+        name=f"{first.name} and {counted(len(seeds) - 1, 'more seed')}",
         status=first.status,
         epoch=first.epoch,
         max_epoch=first.max_epoch,

@@ -6,7 +6,7 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -132,6 +132,27 @@ def resumes_bit_for_bit(task: type, at: int, train: Callable, flags: tuple[str, 
         assert same(trained(one), trained(other))
     for path in (whole / "samples").iterdir():
         assert path.read_bytes() == (run / "samples" / path.name).read_bytes()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process holds the lock of a file, as a training does that of its log."""
+    import fcntl
+
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        fcntl.lockf(file := path.open("a"), fcntl.LOCK_EX)
+        os.write(write, b"x")
+        signal.pause()
+        os._exit(file.fileno())
+    os.read(read, 1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read)
+        os.close(write)
 
 
 def unless_given(defaults: list[str], flags: tuple[str, ...]) -> list[str]:

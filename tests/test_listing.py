@@ -330,6 +330,28 @@ def test_ids_and_their_order(tmp_path):
     assert ids == ["one/0001.jpg", "one/9.jpg", "one/10.jpg", "one/b9.jpg", "one/b10.jpg", "one/b.jpg", "two/0.png"]
 
 
+def test_two_images_never_share_an_id(tmp_path):
+    for folder in ("", "sub", "sub/deep"):
+        images(tmp_path / folder, 2)
+    ids = [name for name, _ in find_unlabelled(tmp_path)[0]]
+    assert ids == ["0", "1", "sub/0.png", "sub/1.png", "sub/deep/0.png", "sub/deep/1.png"]
+
+
+def test_a_folder_beside_the_images_that_cannot_be_read_is_named_before_the_training(dogcat, tmp_path, monkeypatch):
+    root = shutil.copytree(dogcat / "train", tmp_path / "root")
+    (root / "shut").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path) == root / "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UsageError, match="shut cannot be read: Permission denied"):
+        data.open("DogCat", root).summary(16)
+
+
 @pytest.mark.parametrize("name", ["a\rb.png", "a\nb.png", 'a"b.png', "a,b.png", " a.png", "é.png", "a\r\n.png"])
 def test_a_row_of_the_csv_for_every_file_name(name, tiny_run, command, tmp_path):
     images(tmp_path / "images", 2)

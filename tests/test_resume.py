@@ -1,13 +1,12 @@
 """Going on with a run: to the same weights, record and best, bit for bit, wherever it was stopped."""
 
-import os
 import shutil
 import signal
 
 import pytest
 import torch
 from compare import record, same, trained
-from conftest import picture, unless_given
+from conftest import locked, picture, unless_given
 
 from data.transforms import Preprocess
 from engine.tasks.classify import Classify
@@ -288,18 +287,8 @@ def test_a_second_process_cannot_go_on_in_the_same_folder(train, stop_at, monkey
         stop_at("step 2")
         run = train()[3]
     monkeypatch.undo()
-    read, write = os.pipe()
-    if (pid := os.fork()) == 0:
-        import fcntl
-
-        fcntl.lockf(file := (run / "log.txt").open("a"), fcntl.LOCK_EX)
-        os.write(write, b"x")
-        signal.pause()
-        os._exit(file.fileno())
-    os.read(read, 1)
-    code, _, err, _ = train(f"--resume={run}")
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    with locked(run / "log.txt"):
+        code, _, err, _ = train(f"--resume={run}")
     assert code == 2 and "another process is training" in err and err.count("\n") == 1
     assert train(f"--resume={run}")[0] == 0
 

@@ -3,14 +3,12 @@
 import csv
 import io
 import json
-import os
 import shutil
-import signal
 import statistics
 from pathlib import Path
 
 import pytest
-from conftest import train_in
+from conftest import locked, train_in
 
 FLAGS = ["--model=small_net:SmallNet", "--image-size=16"]
 
@@ -111,20 +109,8 @@ def test_how_runs_stand(folder, command, tmp_path):
         assert listed(command, tmp_path)[0]["status"] == status
     (run / "log.txt").write_text("stopped by Ctrl-C at step 3\nresuming from x: step 3\n")
     assert listed(command, tmp_path)[0]["status"] == "died"
-    read, write = os.pipe()
-    if (pid := os.fork()) == 0:
-        import fcntl
-
-        fcntl.lockf(file := (run / "log.txt").open("a"), fcntl.LOCK_EX)
-        os.write(write, b"x")
-        signal.pause()
-        os._exit(file.fileno())
-    os.read(read, 1)
-    try:
+    with locked(run / "log.txt"):
         assert listed(command, tmp_path)[0]["status"] == "running"
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 DAMAGE = {

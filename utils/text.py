@@ -1,7 +1,9 @@
 """Text that is safe to show: in one line, printable, not too long."""
 
 import os
+from collections.abc import Iterable
 
+FEW = 5  # names in a line
 LONG_WORD, LONG = 300, 1200  # characters: of a word, of a message
 
 
@@ -13,6 +15,12 @@ def printable(text: str | os.PathLike) -> str:
 def counted(count: int, thing: str, things: str = "") -> str:
     """The number and the noun: `1 file`, `2 files`. `things`: the plural, where it takes more than an s."""
     return f"{count} {thing if count == 1 else things or thing + 's'}"
+
+
+def few(names: Iterable[str]) -> str:
+    """The first names, and how many there are: `a, b, c, d, e, ... (7)`."""
+    names = list(names)
+    return ", ".join(names[:FEW]) + (f", ... ({len(names)})" if len(names) > FEW else "")
 
 
 def one_line(text: object) -> str:
