@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from data.image_data import ImageData
 
 LEARN = ("train", "bench", "check")  # commands
-JUDGE = ("val", "test")
+JUDGE = ("val", "test", "features", "explain", "report")
 USE = (*JUDGE, "generate")
+RUNS = ("runs", "report", "replay")  # take run folders
 # options that may name code of the user's
 CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")
 warnings.filterwarnings("ignore", message='Field name "json"')  # as the flag is called
@@ -52,7 +53,7 @@ class Experiment(Options):
     model_args: Arguments = option({}, LEARN + JUDGE)
     """arguments of the net's class, as "width=2 depth=3"; in YAML a mapping"""
 
-    load_path: PathText | None = option(None, ("train", *USE))
+    load_path: PathText | None = option(None, ("train", "val", "test", "generate", "features", "explain", "summary"))
     """checkpoint file or run folder (last: the newest run); for train: weights to start from"""
 
     pretrained: bool = option(False, ("train",))
@@ -64,7 +65,7 @@ class Experiment(Options):
     seed: int = option(0, (*LEARN, "generate"), ge=0, lt=2**31)
     """fixes the split, the order, the augmentation and the first weights; for generate: the latents"""
 
-    checkpoint_dir: PathText = option("checkpoints", ("train", "check", "runs", *USE))
+    checkpoint_dir: PathText = option("checkpoints", ("train", "check", "runs", "replay", "summary", *USE))
     """where run folders are made, and where load_path=last and resume=last look"""
 
 
@@ -72,7 +73,7 @@ class Data(Options):
     dataset: Dataset | None = option(None, LEARN + JUDGE)
     """the data set: a name, or a class of yours, path/to/file.py:Class; None: the model's own, else DogCat"""
 
-    train_data_root: PathText | None = option(None, (*LEARN, "val"))
+    train_data_root: PathText | None = option(None, (*LEARN, "val", "report"))
     """folder of images to learn from; None: data/train, Demo data/demo/train, sets of torchvision data"""
 
     test_data_root: PathText = option("data/test1", ("test",))
@@ -90,7 +91,7 @@ class Data(Options):
     batch_size: int = option(32, LEARN + JUDGE, ge=1)
     """images that one optimizer step sees"""
 
-    cache: Literal["auto", "disk", "off"] = option("auto", (*LEARN, "val"))
+    cache: Literal["auto", "disk", "off"] = option("auto", (*LEARN, "val", "report"))
     """auto: hold small sets in memory; disk: keep all images decoded in data/cache"""
 
     on_bad_image: Literal["fail", "skip", "fill"] = option("fail", LEARN + JUDGE)
@@ -274,10 +275,10 @@ class Output(Options):
     keep: int = option(2, ("train", "check"), ge=1)
     """checkpoints kept while training, beside the best"""
 
-    env: str = option("default", ("train",))
-    """visdom environment"""
+    env: str | None = option(None, ("train", "runs", "replay"))
+    """visdom environment: a page, which several runs may share; None: one of the run's own"""
 
-    vis_port: int | None = option(8097, ("train",), ge=1, le=65535)
+    vis_port: int | None = option(8097, ("train", "runs", "replay"), ge=1, le=65535)
     """port of the visdom server; None: no visdom"""
 
     sinks: Names = option([], ("train",))
@@ -306,11 +307,34 @@ class Runs(Options):
     json: bool = option(False, ("runs",))  # type: ignore[assignment]  # not pydantic's old method
     """print the table as JSON"""
 
+    curves_file: PathText | None = option("curves.png", ("runs",))
+    """the picture of the curves that `runs A B` writes; None: none"""
+
+    report_file: PathText | None = option(None, ("report",))
+    """the page that report writes; None: report.html, of one run in its folder"""
+
+    gallery: bool = option(True, ("report",))
+    """evaluate the best epoch again, for what shows single images: mistakes, wrong labels, heat maps, ROC"""
+
+    to: str = option("visdom", ("replay",))
+    """the view that a run is drawn in again: visdom, tensorboard, or a sink of yours, path/to/file.py:Class"""
+
+
+class Diagnosis(Options):
+    layer: str | None = option(None, ("features", "explain"))
+    """the layer whose output is taken, as features.3; None: the last before the head (explain: the last of maps)"""
+
+    features_file: PathText = option("features.npy", ("features",))
+    """the file that features writes: .npy or .csv"""
+
+    heatmap_folder: PathText = option("heatmaps", ("explain",))
+    """the folder that explain writes a picture for each image into"""
+
 
 GROUPS = (
     *(Experiment, Data, Augmentation, Training),
     *(Optimization, Classification, Gan, Generate),
-    *(Machine, Output, Runs),
+    *(Machine, Output, Runs, Diagnosis),
 )
 
 

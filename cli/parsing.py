@@ -4,7 +4,8 @@ fire dispatches the commands, and is handed clean words only, `--flag=text`: lef
 and complain about its flags afterwards, take `--normalize` for `--no-rmalize` and `--name=1e3` for a number.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Mapping
 
 from config import Config
 from utils.errors import UsageError, nearest
@@ -14,8 +15,8 @@ HELP = ("--help", "-h", "-help")
 SWITCHES = [name for name in Config.fields() if Config.is_switch(name)]
 
 
-def parse(words: list[str], commands: Iterable[str]) -> tuple[str, list[str], dict[str, str]]:
-    """Splits `words` into (command, topics, {option: text}); only `help` takes topics.
+def parse(words: list[str], commands: Mapping[str, Callable]) -> tuple[str, list[str], dict[str, str]]:
+    """Splits `words` into (command, words, {option: text}); there are words where the command takes `*words`.
 
     Raises:
         UsageError: an unknown command, a stray word, a flag without a value, a flag given twice with two values.
@@ -31,14 +32,23 @@ def parse(words: list[str], commands: Iterable[str]) -> tuple[str, list[str], di
         raise UsageError(f"unknown command {command!r}: {where}.{nearest(command, commands)}")
     if command == "help":
         return command, [word.lstrip("-") for word in rest], {}
-    return command, [], _flags(command, rest)
+    return command, *_split(command, rest, takes_words(commands[command]))
 
 
-def _flags(command: str, words: list[str]) -> dict[str, str]:
+def takes_words(function: Callable) -> bool:
+    """Whether the function of a command takes `*words`, as run folders or images."""
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
+
+
+def _split(command: str, words: list[str], with_words: bool) -> tuple[list[str], dict[str, str]]:
+    own: list[str] = []
     flags: dict[str, str] = {}
     words = list(reversed(words))
     while words:
         word = words.pop()
+        if with_words and word and not word.startswith("-") and not _is_option(word):
+            own.append(word)
+            continue
         if not word.startswith("--") or not word[2:].partition("=")[0]:
             raise UsageError(_stray(command, word))
         name, equals, text = word[2:].partition("=")
@@ -52,7 +62,13 @@ def _flags(command: str, words: list[str]) -> dict[str, str]:
             text = _next_value(name, words)
         if flags.setdefault(name, text) != text:
             raise UsageError(f"--{dashed(name)} is given twice, as {flags[name]!r} and as {text!r}: keep one")
-    return flags
+    return own, flags
+
+
+def _is_option(word: str) -> bool:
+    """Whether it is `name=value`, an option without its dashes."""
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.replace("-", "_") in (*Config.fields(), "config")
 
 
 def _check_spaces(name: str, equals: str, text: str, rest: list[str]) -> None:

@@ -4,11 +4,8 @@ import csv
 import io
 import json
 import operator
-import os
 import re
 import statistics
-import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +13,16 @@ from typing import Any
 from tqdm.utils import disp_len
 
 from config import Config
+from runs import history
+from runs.history import History
 from runs.record import to_json
 from utils.errors import UsageError, nearest
 from utils.text import counted, printable
 
-if sys.platform != "win32":
-    import fcntl
-
-FALLING = ("loss", "distance", "error")  # metrics of which less is better end so
 # the options that tell experiments apart
 TOLD = [n for n in Config.fields() if "train" in Config.commands_of(n) and n not in ("checkpoint_dir", "resume", "env")]
 COLUMNS = ("name", "status", "epoch", "best", "last", "seconds", "started")
 TERM = re.compile(r"([\w-]+)(<=|>=|!=|==|=|<|>)(.*)")
-TAIL = 4096  # bytes of log.txt in which its last words are
 
 
 @dataclass
@@ -72,68 +66,22 @@ class Row:
 
 def read_all(folder: str | Path) -> list[Row]:
     """The runs in a folder, the newest first; what is damaged, half copied or being written is read as far as it is."""
-    found = [read(path.parent) for path in Path(folder).glob("[!.]*/metrics.jsonl")]
-    return sorted((row for row in found if row), key=lambda row: row.started, reverse=True)
+    return [row_of(run) for run in history.read_all(folder)]
 
 
-def read(folder: Path) -> Row | None:
-    """One run; None where its record does not say yet what it is."""
-    start: dict[str, Any] = {}
-    epochs: dict[int, dict[str, Any]] = {}
-    with suppress(OSError):
-        for line in (folder / "metrics.jsonl").read_bytes().splitlines():
-            if line.startswith(b'{"kind": "step"'):
-                continue
-            with suppress(ValueError, RecursionError):
-                event = json.loads(line)
-                if not isinstance(event, dict):
-                    continue
-                if event.get("kind") in ("start", "resume") and isinstance(event.get("config"), dict):
-                    start = event | {"time": start.get("time", event.get("time"))}
-                if event.get("kind") == "epoch" and isinstance(event.get("epoch"), int):
-                    epochs[event["epoch"]] = event
-    if not start:
-        return None
-    config = start["config"]
-    monitor = config.get("monitor") or ("distance" if start.get("task") == "Gan" else "accuracy")
-    values = {number: _numbers(event) for number, event in sorted(epochs.items())}
-    scored = {number: v[f"val_{monitor}"] for number, v in values.items() if f"val_{monitor}" in v}
-    sign = -1 if monitor.endswith(FALLING) else 1
-    best = max(scored, key=lambda n: (sign * scored[n], -values[n].get("val_loss", 0)), default=None)
-    done, wanted = max(epochs, default=0), config.get("max_epoch")
-    max_epoch = wanted if isinstance(wanted, int) else done
+def row_of(run: History) -> Row:
     return Row(
-        name=folder.name,
-        status=_status(folder, done >= max_epoch),
-        epoch=done,
-        max_epoch=max_epoch,
-        monitor=monitor,
-        metrics={} if best is None else values[best],
-        last=scored[max(scored)] if scored else None,
-        seconds=sum(v.get("seconds", 0) for v in values.values()),
-        started=float(start["time"]) if isinstance(start.get("time"), (int, float)) else 0.0,
-        options=config,
+        name=run.name,
+        status=run.status,
+        epoch=run.done,
+        max_epoch=run.max_epoch,
+        monitor=run.monitor,
+        metrics=history.numbers(run.best or {}),
+        last=float(run.scored[-1][f"val_{run.monitor}"]) if run.scored else None,
+        seconds=sum(history.numbers(epoch).get("seconds", 0) for epoch in run.epochs),
+        started=run.started,
+        options=run.options,
     )
-
-
-def _numbers(event: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in event.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-
-
-def _status(folder: Path, done: bool) -> str:
-    """From the lock that a training holds on its log, and its last words there: never from what it once meant to do."""
-    with suppress(OSError), (folder / "log.txt").open("r+b") as file:
-        if sys.platform != "win32":
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                return "running"
-        if done:
-            return "finished"
-        file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
-        words = re.findall(rb"^(stopped by|ended at|resuming)", file.read(), re.MULTILINE)
-        return {b"stopped by": "stopped", b"ended at": "failed"}.get(words[-1] if words else b"", "died")
-    return "finished" if done else "died"
 
 
 def grouped(rows: list[Row]) -> list[Row]:

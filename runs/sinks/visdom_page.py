@@ -22,7 +22,7 @@ class VisdomPage(Sink):
 
     @classmethod
     def create(cls, folder: Path, opt: Config, warn: Callable[[str], None]) -> "VisdomPage | None":
-        return cls(Visualizer(env=opt.env, port=opt.vis_port, warn=warn)) if opt.vis_port else None
+        return cls(Visualizer(env=opt.env or folder.name, port=opt.vis_port, warn=warn)) if opt.vis_port else None
 
     def log_event(self, event: dict[str, Any]) -> None:
         by = event["kind"]
