@@ -81,9 +81,7 @@ def test_presets_in_a_circle(tmp_path):
         resolve(config=path)
 
 
-@pytest.mark.parametrize(
-    "text", ["a#b", "0701", "1e3", "true", "no", "None", "None_", "中文", "a b", "[1]", "{}", "1_0"]
-)
+@pytest.mark.parametrize("text", ["a#b", "0701", "1e3", "true", "no", "None_", "中文", "a b", "[1]", "{}", "1_0"])
 def test_text_stays_as_typed(text, tmp_path):
     assert resolve(env=text).env == text
     assert resolve(config=preset(tmp_path, f"env: {json.dumps(text, ensure_ascii=False)}\n")).env == text
