@@ -19,6 +19,7 @@ from cli import parsing
 from cli.resolve import resolve
 from data.listing import endings, find_unlabelled
 from engine import resume, saved
+from runs import history
 from utils import checkpoints, files
 from utils.errors import UsageError
 from utils.options import code_flags
@@ -257,6 +258,38 @@ def runs(**flags: Any) -> list[dict[str, Any]]:
 
 
 @SetParseFn(str)
+def report(*folders: Any, **flags: Any) -> Path:
+    """Write a page on one or more runs: one HTML file that needs nothing else, and no net.
+
+    Names of run folders, paths, or last. Several runs are compared; those that differ in the seed alone are one line.
+
+    Returns:
+        The file.
+
+    Examples:
+        python main.py report last
+        python main.py report RUN OTHER_RUN --report-file=compared.html
+        python main.py report RUN --no-gallery
+    """
+    opt = resolve("report", flags)
+    histories = history.find(folders, opt.checkpoint_dir)
+    place = histories[0].folder if len(histories) == 1 else Path()
+    path = Path(opt.report_file or place / "report.html")
+    files.check_writable(path, "--report-file")
+
+    from report import page, subject
+
+    about = subject.make(histories, opt)
+    text, count = page.build(about)
+    with files.atomic_write(path) as file:
+        file.write(text)
+    if about.why_not:
+        print(f"without what shows single images: {about.why_not}")
+    print(f"{printable(path)}: {len(text.encode()) / 1000:.0f} KB, {counted(count, 'section')}; open it in a browser")
+    return path
+
+
+@SetParseFn(str)
 def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     """Explain the commands and options; `help NAME` explains one command, option, model, data set or preset.
 
@@ -276,6 +309,7 @@ COMMANDS = {
     "check": check,
     "bench": bench,
     "runs": runs,
+    "report": report,
     "help": help,
 }
 
