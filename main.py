@@ -50,6 +50,7 @@ def train(**flags: Any) -> Any:
     dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
+    from engine import provenance
     from engine.busy import busy_hint
     from engine.loop import Trainer
     from engine.setup import build_training
@@ -71,7 +72,7 @@ def train(**flags: Any) -> Any:
             run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
             if hint := busy_hint(opt):
                 run.log(hint)
-            run.log_event("resume" if folder else "start", **metadata)
+            run.log_event("resume" if folder else "start", **metadata, **provenance.gather())
             state = TrainerState.from_state_dict(point.trainer)
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
             if point.reschedules(opt):
