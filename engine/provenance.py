@@ -14,6 +14,8 @@ from typing import Any
 
 import torchvision
 
+from utils.text import without_home
+
 ROOT = Path(__file__).resolve().parent.parent
 GIT = ("git", "-c", "core.fsmonitor=false")
 PATIENCE = 2  # seconds that git may take
@@ -46,12 +48,6 @@ def command() -> str:
     return shlex.join(["python", "main.py", *map(without_home, sys.argv[1:])])
 
 
-def without_home(text: str) -> str:
-    """The text with ~ for the user's home folder, whose name is often the user's."""
-    home = os.path.expanduser("~").rstrip("/\\")
-    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text
-
-
 def program(folder: Path) -> dict[str, Any] | None:
     """The git commit of the folder with main.py; None where no repository tracks it, or git is not there.
 
@@ -68,7 +64,12 @@ def program(folder: Path) -> dict[str, Any] | None:
     try:
         asked = [
             subprocess.Popen(  # both at once: each takes some milliseconds to start
-                [*GIT, *words], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                [*GIT, *words],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
             )
             for words in questions
         ]
