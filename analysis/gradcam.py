@@ -56,7 +56,7 @@ def forward(task: Any, images: torch.Tensor, layer: str) -> Pass:
     net, outputs = task.eval_model.eval(), list[torch.Tensor]()
 
     def begin(name: str, module: nn.Module, given: tuple, output: Any) -> torch.Tensor:
-        if layers.as_map(output) is None:
+        if layers.as_map(output) is None or len(output) != len(images):
             raise layers.no_map(name, output)
         torch.set_grad_enabled(True)  # until the end of no_grad
         outputs[:] = [output.detach().clone().requires_grad_()]

@@ -49,14 +49,12 @@ def inputs(task: Any, images: torch.Tensor) -> torch.Tensor:
 def as_map(output: Any) -> Map | None:
     """A layer's output as (N, C, h, w) with more than one position; None where it has no places in the image.
 
-    Of four dimensions the channels come last where only so the map is square, as in Swin. Tokens (N, T, C), as of
-    ViT, are a square grid row by row, behind a class token or not.
+    Tokens (N, T, C), as of ViT, are a square grid row by row, behind a class token or not.
     """
     if not isinstance(output, torch.Tensor) or not output.is_floating_point():
         return None
     if output.ndim == 4:
-        _, one, two, three = output.shape
-        found = output.permute(0, 3, 1, 2) if one == two != three else output
+        found = channels_first(output)
         return found if found.shape[2] * found.shape[3] > 1 else None
     if output.ndim == 3:
         side = math.isqrt(output.shape[1])
@@ -64,6 +62,12 @@ def as_map(output: Any) -> Map | None:
             tokens = output[:, output.shape[1] - side**2 :]
             return tokens.transpose(1, 2).unflatten(2, (side, side))
     return None
+
+
+def channels_first(output: torch.Tensor) -> Map:
+    """(N, h, w, C) as (N, C, h, w): where only so the map is square, as in Swin."""
+    _, one, two, three = output.shape
+    return output.permute(0, 3, 1, 2) if one == two != three else output
 
 
 def size_of(maps: Map) -> str:
@@ -116,7 +120,7 @@ def last_map(task: Any, image: torch.Tensor) -> str:
     net, places = task.eval_model.eval(), list[tuple[str, torch.Tensor]]()
 
     def seen(name: str, layer: nn.Module, given: tuple, output: Any) -> None:
-        if as_map(output) is not None or _tokens(output):
+        if (as_map(output) is not None or _tokens(output)) and len(output) == 1:
             places.append((name, output))
 
     with torch.enable_grad(), watched(net, seen):
