@@ -18,6 +18,7 @@ from utils.text import printable
 
 COLOURS = 8  # in page.css
 MOST_DOTS = 3000  # of a scatter plot
+DARK = 0.75  # shade from which on a number is in the other colour
 NUMBERED, MOST_CELLS = 12, 50  # classes up to which a heat map is a table with numbers, a table that scrolls
 
 
@@ -133,15 +134,15 @@ def heat(
     head = join((tag("th", tag("span", name), scope="col") for name in columns), "")
     lines = [tag("tr", join([tag("th", corner), head], ""))]
     for name, numbers, darks in zip(rows, values, shade, strict=True):
-        cells = [
-            Markup(
-                f'<td class="{"hi" if dark >= 0.75 else "lo"}" style="--v:{dark:.2f}">{short(v) if np.isfinite(v) else ""}</td>'
-            )
-            for v, dark in zip(numbers, darks, strict=True)
-        ]
+        cells = [_heat_cell(v, dark) for v, dark in zip(numbers, darks, strict=True)]
         lines.append(tag("tr", join([tag("th", name, scope="row"), *cells], "")))
     kind = "heat" if max(values.shape) <= NUMBERED else "heat many"
     return tag("div", tag("table", join(lines), class_=kind), class_="scroll", tabindex=0)
+
+
+def _heat_cell(value: float, dark: float) -> Markup:
+    side, text = "hi" if dark >= DARK else "lo", short(value) if np.isfinite(value) else ""
+    return Markup(f'<td class="{side}" style="--v:{dark:.2f}">{text}</td>')
 
 
 def _heat_picture(shade: np.ndarray) -> Markup:

@@ -63,7 +63,7 @@ def chart(
 
     Args:
         drawn: paths. labels: of marks. names: of the axes. words: what it shows, for those who cannot see it.
-        legend, data: for each line its name n, colour c, whether it is dashed d or faint f, and its values v, the x first.
+        legend, data: of each line its name n, colour c, whether it is dashed d or faint f, and values v, the x first.
     """
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{"".join(drawn)}</svg>'
     left = [tag("span", y.text(t), class_="yt", style=f"top:{100 * (1 - y.part(t)):.2f}%") for t in y.ticks]
