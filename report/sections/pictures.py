@@ -22,7 +22,10 @@ def build(subject: Subject) -> Markup:
     seen = read(run.folder / "samples" / "augmented.png", LARGE)
     if seen is not None:
         alt = "training images after augmentation"
-        parts.append(figure(image(seen, alt), f"Training images{whose} as the net sees them: cropped and augmented."))
+        width = min(2 * seen.shape[1], LARGE) if seen.shape[1] < SMALL else None  # small pixels, twice as large
+        parts.append(
+            figure(image(seen, alt, width), f"Training images{whose} as the net sees them: cropped and augmented.")
+        )
     parts += [_predicted(run), _generated(subject)]
     return join(part for part in parts if part)
 
