@@ -12,7 +12,7 @@ from runs.history import History
 
 TITLE = "Images"
 FRAMES = 8  # epochs of a GAN
-LARGE, SMALL = 720, 400  # pixels a side, at most
+WIDE, LARGE, SMALL = 1024, 720, 400  # pixels a side, at most
 COMPARED = 6  # runs
 
 
@@ -36,7 +36,7 @@ def _predicted(run: History) -> Markup:
         return Markup()
     best = run.best["epoch"] if run.best else max(found)
     epoch = best if best in found else max(found)
-    seen = read(found[epoch], LARGE)
+    seen = read(found[epoch], WIDE)  # it holds small text
     if seen is None:
         return Markup()
     caption = f"Predictions for validation images in epoch {epoch}: green where right, red where wrong."
