@@ -22,7 +22,7 @@ for (const chart of document.querySelectorAll(".chart")) {
     const div = tip.appendChild(document.createElement("div"));
     if (line) {
       const key = div.appendChild(document.createElement("i"));
-      key.className = "c" + line.c + (line.d ? " dashed" : "");
+      key.className = "c" + line.c + (line.d ? " dashed" : "") + (line.f ? " faint" : "");
     }
     div.append(text);
   };
