@@ -6,11 +6,14 @@ The net must not have learned from the images that are judged: those kept for va
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.judged import Judged
 from utils import files
+
+if TYPE_CHECKING:
+    from analysis.judged import Judged
 
 HEAD = ("file", "label", "suggested", "probability of label", "probability of suggested", "rank")
 
@@ -50,7 +53,7 @@ def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     return [Suspect(index, int(counted[index])) for index in order]
 
 
-def write(path: str | Path, judged: Judged, suspects: list[Suspect]) -> None:
+def write(path: str | Path, judged: "Judged", suspects: list[Suspect]) -> None:
     """Writes a CSV with the columns HEAD, the most suspicious first, whole or not at all."""
     with files.atomic_write(path) as file:
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # names may hold line breaks
