@@ -94,8 +94,8 @@ class Data(Options):
     cache: Literal["auto", "disk", "off"] = option("auto", (*LEARN, "val", "report"))
     """auto: hold small sets in memory; disk: keep all images decoded in data/cache"""
 
-    on_bad_image: Literal["fail", "skip", "fill"] = option("fail", LEARN + JUDGE)
-    """an image that cannot be read; skip: another of its class is taken (test: no row); fill (test): equal odds"""
+    on_bad_image: Literal["fail", "skip", "fill"] = option("fail", (*LEARN, "val", "test", "features", "report"))
+    """an image that cannot be read; skip: another of its class (test, features: no row); fill (test): equal odds"""
 
     data_timeout: float = option(300, LEARN + JUDGE, gt=0)
     """seconds that the worker processes may take for a batch"""
@@ -189,7 +189,7 @@ class Classification(Options):
     accumulate: int = option(1, ge=1)
     """micro-batches in which a batch goes through the net, to save memory"""
 
-    flip_test: bool = option(False, LEARN + JUDGE)
+    flip_test: bool = option(False, (*LEARN, "val", "test", "report"))
     """predict the mean of an image and its mirror image"""
 
 
@@ -252,7 +252,7 @@ class Machine(Options):
     use_gpu: bool | None = option(None, LEARN + USE)
     """train on the GPU; None: where there is one"""
 
-    amp: Literal["auto", "bf16", "off"] = option("auto", LEARN + USE)
+    amp: Literal["auto", "bf16", "off"] = option("auto", (*LEARN, "val", "test", "generate", "report"))
     """bfloat16 autocast; auto: where the hardware has it"""
 
     channels_last: bool = option(True, LEARN + USE)
@@ -322,10 +322,10 @@ class Runs(Options):
 
 class Diagnosis(Options):
     layer: str | None = option(None, ("features", "explain"))
-    """the layer whose output is taken, as features.3; None: the last before the head (explain: the last of maps)"""
+    """the layer whose output is taken, as layer3; None: what the head gets (explain: the last that gives maps)"""
 
     features_file: PathText = option("features.npy", ("features",))
-    """the file that features writes: .npy or .csv"""
+    """the array that features writes (.npy); the .csv of the same name says which image each row is"""
 
     heatmap_folder: PathText = option("heatmaps", ("explain",))
     """the folder that explain writes a picture for each image into"""

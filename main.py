@@ -17,7 +17,7 @@ import data
 from cli import help as help_pages
 from cli import parsing
 from cli.resolve import resolve
-from data.listing import endings, find_unlabelled
+from data.listing import endings, find_each, find_unlabelled
 from engine import resume, saved
 from runs import history
 from utils import checkpoints, files
@@ -195,6 +195,66 @@ def generate(**flags: Any) -> list[str]:
 
 
 @SetParseFn(str)
+def explain(*images: Any, **flags: Any) -> list[tuple]:
+    """Show where in images a classifier looks, by Grad-CAM: a picture for each image.
+
+    It has the image as the net sees it, and heat maps for the predicted class and the one after it.
+
+    Returns:
+        For each image (its path, predicted class, its probability, the picture).
+
+    Examples:
+        python main.py explain --load-path=last data/test1
+        python main.py explain --load-path=checkpoints/RUN cat.jpg dog.jpg --layer=layer3 --heatmap-folder=looks
+    """
+    opt, checkpoint = saved.load_saved("explain", flags)
+    found, others = find_each(images, "explain", Path(opt.heatmap_folder))
+
+    from analysis.explain import explain_images
+    from engine.setup import load_task
+
+    rows = explain_images(load_task(opt, checkpoint), found)
+    if others:
+        print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
+    return rows
+
+
+@SetParseFn(str)
+def features(*images: Any, **flags: Any) -> Any:
+    """Write what a layer gives for each image: an array (.npy), and which image each row is (.csv).
+
+    Maps are averaged over their positions. The run folder gets a map of the rows in two dimensions, for `report`.
+
+    Returns:
+        The array, (N, D) float32, mapped from its file.
+
+    Examples:
+        python main.py features --load-path=last data/train
+        python main.py features --load-path=checkpoints/RUN DIR --layer=layer3 --features-file=layer3.npy
+    """
+    opt, checkpoint = saved.load_saved("features", flags)
+    found, others = find_each(images, "features")
+
+    from analysis import features as of_layers
+    from engine.setup import load_task
+
+    metadata = checkpoint["metadata"]
+    name = opt.dataset or metadata.get("config", {}).get("dataset")
+    labels = of_layers.known_labels(name, Path(images[0]), metadata["classes"]) if len(images) == 1 else {}
+    written = of_layers.write_features(load_task(opt.model_copy(update=of_layers.PLAIN), checkpoint), found, labels)
+    for line in written.bad:
+        print(f"no row: {line}")
+    if others:
+        print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
+    count, size = written.values.shape
+    rows = Path(opt.features_file).with_suffix(".csv")
+    print(f"{opt.features_file}: {counted(count, 'row')} of {size} numbers, {written.source}; {rows}: their images")
+    if path := of_layers.write_map(written, Path(opt.load_path)):
+        print(f"{path}: their map in two dimensions; `report` draws it")
+    return written.values
+
+
+@SetParseFn(str)
 def check(**flags: Any) -> list[str]:
     """Inspect a data set before training on it: unreadable and odd files, labels, duplicates, disk, one step.
 
@@ -278,12 +338,16 @@ def report(*folders: Any, **flags: Any) -> Path:
     path = Path(opt.report_file or place / "report.html")
     files.check_writable(path, "--report-file")
 
-    from report import page, subject
+    files.check_writable(path.with_name("wrong_labels.csv"), "--report-file")
+
+    from report import findings, page, subject
 
     about = subject.make(histories, opt)
     text, count = page.build(about)
     with files.atomic_write(path) as file:
         file.write(text)
+    for line in findings.write(about.judged, path.parent) if about.judged else ():
+        print(line)
     if about.why_not:
         print(f"without what shows single images: {about.why_not}")
     print(f"{printable(path)}: {len(text.encode()) / 1000:.0f} KB, {counted(count, 'section')}; open it in a browser")
@@ -307,6 +371,8 @@ COMMANDS = {
     "val": val,
     "test": test,
     "generate": generate,
+    "explain": explain,
+    "features": features,
     "check": check,
     "bench": bench,
     "runs": runs,

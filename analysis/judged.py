@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import data
+from analysis import near_duplicates, wrong_labels
 from config import Config
 from data.cache import CachedLoader, resized
 from data.image_data import ImageData, Items
@@ -70,24 +71,39 @@ class Judged:
         """(N,) int64: the most probable class of each."""
         return self.logits.argmax(dim=1).numpy()
 
-    def name(self, index: int) -> str:
-        """The image's path below the root of its data set."""
-        return printable(self.items[index][0].relative_to(self.dataset.root).as_posix())
+    def name(self, path: Path) -> str:
+        """The path below the root of the data set."""
+        return printable(path.relative_to(self.dataset.root).as_posix())
 
-    def images(self, indices: list[int]) -> np.ndarray:
-        """(n, S, S, C) uint8: the images as the net gets them, read again.
+    @cached_property
+    def suspects(self) -> list[wrong_labels.Suspect]:
+        """The images whose label is probably wrong, the most suspicious first."""
+        return wrong_labels.find(self.probabilities, self.labels.numpy())
+
+    @cached_property
+    def duplicates(self) -> near_duplicates.Duplicates:
+        """The images that are copies of one in train_items; the first call reads both parts."""
+        return near_duplicates.find(self.dataset, self.items, self.train_items)
+
+    def worst(self, count: int) -> list[int]:
+        """Positions of up to `count` images that are predicted as another class, those of the highest loss first."""
+        wrong = (self.predicted != self.labels.numpy()).nonzero()[0].tolist()
+        return sorted(wrong, key=lambda i: -self.losses[i])[:count]
+
+    def images(self, items: Items) -> np.ndarray:
+        """(n, S, S, C) uint8: images of either part as the net gets them, read again.
 
         Raises:
             UsageError: one cannot be read any more.
         """
-        items, preprocess = [self.items[index] for index in indices], self.task.preprocess
+        preprocess = self.task.preprocess
         if (pixels := self.dataset.pixels(items)) is not None:
             return resized(torch.from_numpy(pixels), preprocess).numpy()
         return np.stack([preprocess.eval(self.dataset.load(path)) for path, _ in items])
 
     def pixels(self, index: int) -> np.ndarray:
-        """(S, S, 3) uint8: one of `images`; a grey one in three equal channels."""
-        image = self.images([index])[0]
+        """(S, S, 3) uint8: a validation image as the net gets it; a grey one in three equal channels."""
+        image = self.images([self.items[index]])[0]
         return np.broadcast_to(image, (*image.shape[:2], 3))
 
 

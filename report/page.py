@@ -9,7 +9,10 @@ from report.subject import Subject
 from utils.text import counted, without_home
 
 # files of report/sections/, in the order of the page
-SECTIONS = ("headline", "curves", "options", "confusion", "pictures", "repeat")
+SECTIONS = (
+    *("headline", "curves", "options", "confusion", "mistakes", "heatmaps", "wrong_labels", "near_duplicates"),
+    *("reliability", "roc", "pictures", "features", "repeat"),
+)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded
 HERE = Path(__file__).parent
 
