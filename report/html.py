@@ -51,17 +51,20 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], most: int = 
     Args:
         most: rows to show; a note says how many are left out.
     """
-    rows = list(rows)
-    lines = [tag("tr", join((tag("th", cell, scope="col") for cell in head), ""))]
-    lines += [tag("tr", join(map(_cell, row), "")) for row in rows[:most]]
+    cells = [[_text(cell) for cell in row] for row in rows]
+    columns = list(zip(*cells[:most], strict=True)) or [()] * len(head)
+    right = [any(column) and all(not cell or NUMBER.fullmatch(cell) for cell in column) for column in columns]
+    sides = ["n" if numeric else None for numeric in right]
+    lines = [tag("tr", join((tag("th", c, scope="col", class_=side) for c, side in zip(head, sides, strict=True)), ""))]
+    for row in cells[:most]:
+        lines.append(tag("tr", join((tag("td", c, class_=side) for c, side in zip(row, sides, strict=True)), "")))
     text = tag("div", tag("table", join(lines)), class_="scroll", tabindex=0)
-    left = len(rows) - most
+    left = len(cells) - most
     return text if left <= 0 else join([text, paragraph(f"{left} more rows are left out.", "note")])
 
 
-def _cell(value: object) -> Markup:
-    text = f"{value:g}" if isinstance(value, float) else value
-    return tag("td", text, class_="n" if NUMBER.fullmatch(str(text)) else None)
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def image(array: np.ndarray, alt: str, width: int | None = None) -> Markup:

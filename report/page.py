@@ -6,10 +6,13 @@ from pathlib import Path
 
 from report.html import Markup, escape, join, paragraph, tag
 from report.subject import Subject
-from utils.text import counted
+from utils.text import counted, without_home
 
 # files of report/sections/, in the order of the page
-SECTIONS = ("headline", "curves", "options", "confusion", "pictures", "features", "repeat")
+SECTIONS = (
+    *("headline", "curves", "options", "confusion", "mistakes", "heatmaps", "wrong_labels", "near_duplicates"),
+    *("reliability", "roc", "pictures", "features", "repeat"),
+)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded
 HERE = Path(__file__).parent
 
@@ -25,11 +28,12 @@ def build(subject: Subject) -> tuple[str, int]:
     title = runs[0].name if len(runs) == 1 else counted(len(runs), "run") + " compared"
     links = [tag("a", heading, href=f"#{name}") for name, heading, _ in sections]
     body = [tag("section", join([tag("h2", heading), content]), id=name) for name, heading, content in sections]
-    notes = [paragraph(f"Without what shows single images: {subject.why_not}", "note")] if subject.why_not else []
+    notes = [f"Without what shows single images: {subject.why_not}"] if subject.why_not else []
+    notes += subject.judged.notes if subject.judged else []
     made = f"Made {time.strftime('%Y-%m-%d %H:%M')} from the record of {counted(len(runs), 'run')}."
     content = [
         tag("header", join([tag("h1", title), _subtitle(subject), tag("nav", join(links), aria_label="Sections")])),
-        tag("main", join([*body, *notes])),
+        tag("main", join([*body, *(paragraph(without_home(note), "note") for note in notes)])),
         tag("footer", paragraph(made)),
     ]
     return f"<!doctype html>\n{tag('html', join([_head(title), tag('body', join(content))]), lang='en')}\n", len(body)
@@ -41,7 +45,6 @@ def _subtitle(subject: Subject) -> Markup:
 
 
 def _head(title: str) -> Markup:
-    """The script is put last by `defer`'s rules for inline ones: it waits for the page."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     wrapped = f'document.addEventListener("DOMContentLoaded", () => {{\n{script}}});'
     return join(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 COLUMNS = 300  # of a chart, in each of which a line keeps its lowest and its highest point
+TINY, HUGE = 1e-290, 1e290  # beyond them there is no axis
 ROOM = 0.04  # of the range, above and below
 
 
@@ -28,10 +29,11 @@ class Scale:
         low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
         if log:
             return cls(low / 1.2, high * 1.2, _decades(low / 1.2, high * 1.2), True)
-        if high - low <= 1e-12 * max(abs(low), abs(high)):
+        if high - low <= max(1e-12 * max(abs(low), abs(high)), TINY):
             low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
         extra = ROOM * (high - low) if room else 0
-        return cls(low - extra, high + extra, _nice(low - extra, high + extra))
+        whole = not room and bool((every == every.round()).all())  # as epochs: no ticks between
+        return cls(low - extra, high + extra, _nice(low - extra, high + extra, whole))
 
     def part(self, value: float) -> float:
         """Where a value lies: 0 at the low end, 1 at the high one."""
@@ -41,22 +43,25 @@ class Scale:
 
     def text(self, tick: float) -> str:
         """The tick with as many digits as tell it from its neighbours."""
-        if tick and not 1e-4 <= abs(tick) < 1e5:
-            return (
-                f"{tick / 1000:g}k"
-                if 1e5 <= abs(tick) < 1e6
-                else f"{tick:.3g}".replace("e-0", "e-").replace("e+0", "e")
-            )
-        step = min((abs(b - a) for a, b in zip(self.ticks, self.ticks[1:], strict=False)), default=0)
-        digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step and not self.log else 0
+        largest = max(map(abs, self.ticks), default=0)
+        if 1e5 <= largest < 1e6 and not self.log:
+            return f"{tick / 1000:g}k" if tick else "0"
+        if tick and not 1e-4 <= largest < 1e6 or (self.log and not 1e-3 <= tick < 1e4):
+            return f"{tick:.3g}".replace("e-0", "e-").replace("e+0", "e")
+        digits = 0 if self.log else next((d for d in range(9) if all(_is_round(t, d) for t in self.ticks)), 9)
         return f"{tick:.{digits}f}" if digits else f"{tick:g}"
 
 
-def _nice(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers between the limits, about four steps apart."""
-    raw = (high - low) / about
+def _is_round(value: float, digits: int) -> bool:
+    return abs(value - round(value, digits)) < 1e-9 * max(abs(value), 1e-3)
+
+
+def _nice(low: float, high: float, whole: bool, most: int = 5) -> list[float]:
+    """Round numbers between the limits, in five steps at most."""
+    raw = max((high - low) / most, 1 if whole else 0)
     base = 10 ** math.floor(math.log10(raw))
-    step = next(m * base for m in (1, 2, 5, 10) if m * base >= raw * 0.999)
+    factors = (1, 2, 5, 10) if whole and base == 1 else (1, 2, 2.5, 5, 10)
+    step = next(m * base for m in factors if m * base >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(n * step, 12) + 0.0 if abs(n * step) > 1e-9 else n * step for n in range(first, last + 1)]
 
@@ -84,6 +89,11 @@ def thinned(columns: Sequence[np.ndarray], most: int = COLUMNS) -> list[np.ndarr
         part = columns[1][start:end]
         kept |= {start + int(part.argmin()), start + int(part.argmax())}
     return [column[sorted(kept)] for column in columns]
+
+
+def drawable(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Where all columns hold numbers that an axis can show."""
+    return np.all([np.abs(np.nan_to_num(c, nan=np.inf)) < HUGE for c in columns], axis=0)
 
 
 def short(value: float) -> float | int:

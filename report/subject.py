@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from config import Config
 from runs.history import History
@@ -63,16 +63,10 @@ def make(histories: list[History], opt: Config) -> Subject:
     if not opt.gallery:
         subject.why_not = "left out by --no-gallery"
         return subject
+    from analysis.judged import judge  # torch: not without need
+
     try:
-        subject.judged = _judge(subject.best, opt)
-    except ModuleNotFoundError:
-        subject.why_not = "this version cannot evaluate a run again"
+        subject.judged = judge(subject.best, opt)
     except (UsageError, RunError) as e:
         subject.why_not = str(e)
     return subject
-
-
-def _judge(run: History, opt: Config) -> Any:
-    from analysis.judged import judge
-
-    return judge(run, opt)

@@ -1,16 +1,18 @@
 """How well each class is told from the others, in the best epoch."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from report import charts, words
-from report.html import Markup, figure, join, paragraph, table, tag
+from report.html import Markup, details, figure, join, paragraph, table, tag
 from report.subject import Subject
-from runs.history import History
+from runs.history import History, is_number
 
 TITLE = "Classes"
-PAIRS = 20  # of classes that are taken for each other most often
+PAIRS = 15  # of classes that are taken for each other most often
+WORST, MOST = 30, 1000  # classes that are shown at once, and when all are asked for
 SIDE_BY_SIDE = 6  # runs
 
 
@@ -24,12 +26,13 @@ def build(subject: Subject) -> Markup:
     which = f"epoch {run.best['epoch']}" + (f" of {run.name}" if len(subject.histories) > 1 else "")
     rows = _per_class(run, classes, total)
     head = ["class", "images", "accuracy", "F1"]
+    more = [details(f"All {len(classes)} classes", table(head, rows, MOST))] if len(classes) > WORST else []
     caption = f"Confusion matrix of {which}: rows are true classes, columns predicted ones; shades are parts of a row."
     heat = figure(charts.heat(matrix, classes, classes, shade=share, corner="true \\ predicted"), caption)
-    parts = [heat]
+    tables = [join([tag("h3", "Each class, the worst first"), table(head, rows[:WORST]), *more])]
     if len(classes) > 2:
-        parts.append(_confused(classes, matrix, total))
-    parts += [tag("h3", "Each class, the worst first"), table(head, rows)]
+        tables.append(_confused(classes, matrix, total))
+    parts = [heat, tag("div", join(tag("div", part) for part in tables), class_="pair")]
     if len(subject.histories) > 1:
         parts.append(_compared(subject, classes))
     return join(parts)
@@ -59,7 +62,7 @@ def _values(run: History, name: str) -> list[Any]:
 
 def _per_class(run: History, classes: list[str], total: np.ndarray) -> list[list[Any]]:
     accuracy, f1 = _values(run, "val_class_accuracy"), _values(run, "val_class_f1")
-    order = sorted(range(len(classes)), key=lambda k: (accuracy[k] is None, accuracy[k]))
+    order = sorted(range(len(classes)), key=lambda k: accuracy[k] if is_number(accuracy[k]) else math.inf)
     return [
         [classes[k], int(total[k]), words.metric("accuracy", accuracy[k]), words.metric("f1", f1[k])] for k in order
     ]

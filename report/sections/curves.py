@@ -63,13 +63,13 @@ def _epochs(name: str, groups: list[Group], subject: Subject) -> Markup:
             drawn.append(line)
     best = subject.best.best if len(subject.histories) == 1 else None
     marks = [(best["epoch"], f"best: {best['epoch']}")] if best and len(subject.histories[0].epochs) > 1 else []
-    wide = name.endswith("loss") and _is_wide([v for line in drawn for v in line.y])
-    return charts.lines(drawn, "epoch", words.named(name), log_y=wide, marks=marks)
+    return charts.lines(drawn, "epoch", words.named(name), log_y=_is_wide(name, drawn), marks=marks)
 
 
-def _is_wide(values: list[Any]) -> bool:
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    return bool(finite) and min(finite) > 0 and max(finite) > WIDE_RANGE * min(finite)
+def _is_wide(name: str, drawn: list[Line]) -> bool:
+    """Whether it is a loss that needs a logarithmic axis."""
+    finite = [v for line in drawn for v in line.y if v is not None and math.isfinite(v)]
+    return name.endswith("loss") and bool(finite) and min(finite) > 0 and max(finite) > WIDE_RANGE * min(finite)
 
 
 def _plain(name: str, label: str, groups: list[Group]) -> Markup:
@@ -103,12 +103,10 @@ def _steps(name: str, groups: list[Group]) -> Markup:
         smooth = _smooth(line, size)
         smooth.name = f"mean of {size} steps" if len(groups) == 1 else group.name
         if len(groups) == 1:
-            line.colour, line.low, line.high, line.name = charts.COLOURS - 1, None, None, "each step"
+            line.colour, line.faint, line.name = charts.COLOURS - 1, True, "each step"
             drawn.append(line)
         drawn.append(smooth)
-    return charts.lines(
-        drawn, "step", f"{words.named(name)} of training steps", log_y=_is_wide(drawn[0].y if drawn else [])
-    )
+    return charts.lines(drawn, "step", f"{words.named(name)} of training steps", log_y=_is_wide(name, drawn))
 
 
 def _smooth(line: Line, size: int) -> Line:

@@ -24,12 +24,12 @@ def build(subject: Subject) -> Markup:
     rows = [_row(group) for group in subject.groups]
     monitors = dict.fromkeys(words.named(run.monitor) for run in subject.histories)
     head = ["runs", "status", "epochs", f"best {' / '.join(monitors)}", "its epoch", "last", "time", "images/s"]
-    parts = [_tiles(subject.best, "Best run"), table(head, rows)]
+    parts = [table(head, rows)]
     if len(subject.groups) < len(subject.histories):
         parts.append(paragraph("Runs that differ in the seed alone are one line: mean ± standard deviation.", "note"))
         single = [_row(Group(run.name, [run])) for run in subject.histories]
         parts.append(details("Each run", table(head, single)))
-    return join(parts)
+    return join([*parts, tag("h3", f"The best run: {subject.best.name}"), _tiles(subject.best)])
 
 
 def badge(run: History) -> Markup:
@@ -43,11 +43,11 @@ def images(run: History) -> tuple[Any, Any]:
     return counts.get("train"), counts.get("val")
 
 
-def _tiles(run: History, title: str = "") -> Markup:
+def _tiles(run: History) -> Markup:
     best, monitor = run.best, run.monitor
     last = run.scored[-1] if run.scored else None
     train, val = images(run)
-    tiles = [(title, run.name, "")] if title else []
+    tiles: list[tuple[str, str, str]] = []
     if best and last:
         what, name = words.named(monitor), f"val_{monitor}"
         tiles.append((f"best {what}", words.metric(monitor, best[name]), f"epoch {best['epoch']}, validation"))
@@ -103,7 +103,7 @@ def _row(group: Group) -> list[Any]:
         _mean(first.monitor, best),
         ", ".join(map(str, epochs)),
         _mean(first.monitor, last),
-        words.duration(seconds),
+        tag("span", words.duration(seconds), class_="name"),
         _rate(first).removesuffix(" images/s"),
     ]
 

@@ -39,7 +39,7 @@ def _is_changed(run: History, name: str) -> bool:
 def _row(run: History, name: str) -> list[object]:
     value, default = words.option(run.option(name)), words.option(Config.default_of(name))
     shown = tag("strong", value) if value != default else value
-    return [tag("code", dashed(name)), shown, default, tag("small", Config.help_of(name))]
+    return [tag("code", dashed(name), class_="name"), shown, default, tag("small", Config.help_of(name))]
 
 
 def _side_by_side(subject: Subject, names: list[str]) -> Markup:
@@ -47,7 +47,7 @@ def _side_by_side(subject: Subject, names: list[str]) -> Markup:
     groups = subject.groups[:MOST_RUNS]
     if not names:
         return paragraph("The runs have the same options.")
-    rows = [[tag("code", dashed(n)), *(_cell(group.runs[0], n) for group in groups)] for n in names]
+    rows = [[tag("code", dashed(n), class_="name"), *(_cell(group.runs[0], n) for group in groups)] for n in names]
     seeds = [", ".join(words.option(run.option("seed")) for run in group.runs) for group in groups]
     rows += [["seeds", *seeds]] if any(len(group.runs) > 1 for group in groups) else []
     left = len(subject.groups) - len(groups)
