@@ -42,6 +42,11 @@ class Line:
     colour: int | None = None
     faint: bool = False
 
+    def style(self, number: int) -> str:
+        """Its class in page.css; the lines of the second round of colours are dotted."""
+        second = self.colour is None and number // COLOURS % 2
+        return "faint" if self.faint else "dashed" if self.dashed else "dotted" if second else ""
+
     def columns(self) -> list[np.ndarray]:
         """x, y and, with a band, low and high; float64."""
         given = [self.x, self.y, *([self.low, self.high] if self.low is not None else [])]
@@ -81,14 +86,15 @@ def lines(
         colour = (number if line.colour is None else line.colour) % COLOURS
         cs = thinned(cs)
         values = [[short(v) for v in c[:: -1 if cs[0][0] > cs[0][-1] else 1]] for c in cs]  # x rising, for page.js
-        data.append({"n": printable(line.name), "c": colour, "d": int(line.dashed), "f": int(line.faint), "v": values})
-        drawn += plot.line(x, y, cs, colour, plot.style(data[-1]))
+        data.append({"n": printable(line.name), "c": colour, "s": line.style(number), "v": values})
+        drawn += plot.line(x, y, cs, colour, data[-1]["s"])
     for mark in points:
         drawn.append(f'<path class="dots mark" d="M{plot.at(x, y, mark[0], mark[1])}h0"/>')
     labels = [plot.mark(x, y, mark) for mark in marks]
-    solid = {entry["c"] for entry in data if not entry["d"]}
-    legend = [entry for entry in data if not (entry["d"] and entry["c"] in solid)] if len(data) > 1 else []
-    return plot.chart(drawn, labels, x, y, (x_label, y_label), legend, data, _in_words(kept, x_label, y_label))
+    solid = {entry["c"] for entry in data if not entry["s"]}
+    legend = [entry for entry in data if entry["s"] != "dashed" or entry["c"] not in solid] if len(data) > 1 else []
+    words = _in_words(kept, x_label, y_label)
+    return plot.chart(drawn, labels, x, y, (x_label, y_label), legend, data, words, square=diagonal)
 
 
 def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x_label: str, y_label: str) -> Markup:
@@ -106,7 +112,9 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float, str]]], x_label: s
         square = " square" if number // COLOURS % 2 else ""
         drawn.append(f'<path class="dots c{number % COLOURS}{square}" d="{path}"/>')
         values = [[short(p[0]) for p in points], [short(p[1]) for p in points]]
-        data.append({"n": printable(name), "c": number % COLOURS, "v": values, "t": [printable(p[2]) for p in points]})
+        data.append(
+            {"n": printable(name), "c": number % COLOURS, "s": "", "v": values, "t": [printable(p[2]) for p in points]}
+        )
     words = f"{total} points: {y_label} over {x_label}"
     words += f"; one in {step} is drawn" if step > 1 else ""
     return plot.chart(drawn, [], x, y, (x_label, y_label), data, data, words)

@@ -20,10 +20,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   };
   const row = (text, line) => {
     const div = tip.appendChild(document.createElement("div"));
-    if (line) {
-      const key = div.appendChild(document.createElement("i"));
-      key.className = "c" + line.c + (line.d ? " dashed" : "") + (line.f ? " faint" : "");
-    }
+    if (line) div.appendChild(document.createElement("i")).className = "c" + line.c + " " + line.s;
     div.append(text);
   };
   const show = part => {

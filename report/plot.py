@@ -32,7 +32,7 @@ def line(x: Scale, y: Scale, columns: list[np.ndarray], colour: int, style: str)
         there = [at(x, y, *pair) for pair in zip(columns[0], columns[3], strict=True)]
         back = [at(x, y, *pair) for pair in zip(columns[0], columns[2], strict=True)]
         drawn.append(f'<path class="band c{colour}" d="M{"L".join(there + back[::-1])}Z"/>')
-    drawn.append(f'<path class="line c{colour}{style}" d="M{"L".join(points)}"/>')
+    drawn.append(f'<path class="line c{colour} {style}" d="M{"L".join(points)}"/>')
     if len(points) <= FEW_POINTS:
         drawn.append(f'<path class="dots c{colour}" d="{"".join(f"M{p}h0" for p in points)}"/>')
     return drawn
@@ -58,12 +58,14 @@ def chart(
     legend: list[dict[str, Any]],
     data: list[dict[str, Any]],
     words: str,
+    square: bool = False,
 ) -> Markup:
     """The whole chart.
 
     Args:
         drawn: paths. labels: of marks. names: of the axes. words: what it shows, for those who cannot see it.
-        legend, data: of each line its name n, colour c, whether it is dashed d or faint f, and values v, the x first.
+        legend, data: of each line its name n, colour c, style s, and values v, the x first.
+        square: of equal sides, as for what has a diagonal.
     """
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{"".join(drawn)}</svg>'
     left = [tag("span", y.text(t), class_="yt", style=f"top:{100 * (1 - y.part(t)):.2f}%") for t in y.ticks]
@@ -76,13 +78,13 @@ def chart(
         role="img",
         aria_label=words,
     )
-    keys = [join([tag("i", class_=f"c{entry['c']}{style(entry)}"), escape(entry["n"])], "") for entry in legend]
+    keys = [join([tag("i", class_=f"c{entry['c']} {entry['s']}"), escape(entry["n"])], "") for entry in legend]
     top = join([tag("span", names[1], class_="axis"), *(tag("span", key, class_="key") for key in keys)], " ")
     facts = {"x": names[0], "log": [int(x.log), int(y.log)], "lim": [x.low, x.high, y.low, y.high], "lines": data}
     content = [tag("div", top, class_="legend"), box, tag("div", names[0], class_="axis below")]
-    return tag("div", join(content), class_="chart", data_chart=json.dumps(facts, separators=(",", ":")))
-
-
-def style(entry: dict[str, Any]) -> str:
-    """The classes of a line, as in page.css."""
-    return " dashed" * bool(entry.get("d")) + " faint" * bool(entry.get("f"))
+    return tag(
+        "div",
+        join(content),
+        class_="chart square" if square else "chart",
+        data_chart=json.dumps(facts, separators=(",", ":")),
+    )

@@ -48,16 +48,20 @@ class Scale:
             return f"{tick / 1000:g}k" if tick else "0"
         if tick and not 1e-4 <= largest < 1e6 or (self.log and not 1e-3 <= tick < 1e4):
             return f"{tick:.3g}".replace("e-0", "e-").replace("e+0", "e")
-        step = min((abs(b - a) for a, b in zip(self.ticks, self.ticks[1:], strict=False)), default=0)
-        digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step and not self.log else 0
+        digits = 0 if self.log else next((d for d in range(9) if all(_is_round(t, d) for t in self.ticks)), 9)
         return f"{tick:.{digits}f}" if digits else f"{tick:g}"
+
+
+def _is_round(value: float, digits: int) -> bool:
+    return abs(value - round(value, digits)) < 1e-9 * max(abs(value), 1e-3)
 
 
 def _nice(low: float, high: float, whole: bool, most: int = 5) -> list[float]:
     """Round numbers between the limits, in five steps at most."""
     raw = max((high - low) / most, 1 if whole else 0)
     base = 10 ** math.floor(math.log10(raw))
-    step = next(m * base for m in (1, 2, 5, 10) if m * base >= raw * 0.999)
+    factors = (1, 2, 5, 10) if whole and base == 1 else (1, 2, 2.5, 5, 10)
+    step = next(m * base for m in factors if m * base >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(n * step, 12) + 0.0 if abs(n * step) > 1e-9 else n * step for n in range(first, last + 1)]
 

@@ -1,5 +1,6 @@
 """Numbers, times and options in words, the same in all sections."""
 
+import math
 from typing import Any
 
 from runs.history import is_number
@@ -23,6 +24,8 @@ def named(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return ""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

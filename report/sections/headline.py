@@ -103,7 +103,7 @@ def _row(group: Group) -> list[Any]:
         _mean(first.monitor, best),
         ", ".join(map(str, epochs)),
         _mean(first.monitor, last),
-        words.duration(seconds),
+        tag("span", words.duration(seconds), class_="name"),
         _rate(first).removesuffix(" images/s"),
     ]
 

@@ -12,7 +12,7 @@ from runs.history import History
 
 TITLE = "Images"
 FRAMES = 8  # epochs of a GAN
-LARGE, SMALL = 720, 400  # pixels a side, at most
+WIDE, LARGE, SMALL = 1024, 720, 400  # pixels a side, at most
 COMPARED = 6  # runs
 
 
@@ -22,7 +22,10 @@ def build(subject: Subject) -> Markup:
     seen = read(run.folder / "samples" / "augmented.png", LARGE)
     if seen is not None:
         alt = "training images after augmentation"
-        parts.append(figure(image(seen, alt), f"Training images{whose} as the net sees them: cropped and augmented."))
+        width = min(2 * seen.shape[1], LARGE) if seen.shape[1] < SMALL else None  # small pixels, twice as large
+        parts.append(
+            figure(image(seen, alt, width), f"Training images{whose} as the net sees them: cropped and augmented.")
+        )
     parts += [_predicted(run), _generated(subject)]
     return join(part for part in parts if part)
 
@@ -33,7 +36,7 @@ def _predicted(run: History) -> Markup:
         return Markup()
     best = run.best["epoch"] if run.best else max(found)
     epoch = best if best in found else max(found)
-    seen = read(found[epoch], LARGE)
+    seen = read(found[epoch], WIDE)  # it holds small text
     if seen is None:
         return Markup()
     caption = f"Predictions for validation images in epoch {epoch}: green where right, red where wrong."
