@@ -66,7 +66,7 @@ def shortened(line: str) -> list[str]:
     short = {"num_workers": "0"}
     if "--resume" in line:
         short = {"max_epoch": "2"}
-    elif command not in ("val", "test"):
+    elif command not in ("val", "test", "explain", "features"):
         short = SHORT | (SHORT_GAN if "anime" in line.lower() else {})
         short = {name: value for name, value in short.items() if command in Config.commands_of(name)}
     kept = [flag for flag in flags if flag.partition("=")[0].strip("-").replace("-", "_") not in short]

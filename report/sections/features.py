@@ -40,8 +40,6 @@ def _map(record: dict[str, Any], which: str) -> Markup:
         title = name if predicted == label else f"{name}, predicted {predicted}"
         groups.setdefault(label or f"predicted {predicted}", []).append((x, y, title))
     axes = [f"component {number}, {part:.0%} of the variance" for number, part in enumerate(record["parts"], 1)]
-    caption = (
-        f"Each dot is an image of {record.get('images')}: {record['source']} of {record.get('checkpoint')}, on the two "
-        f"directions in which it differs most (principal components). Images that lie close look alike to the net.{which}"
-    )
+    what = f"Each dot is {record['source']} of {record.get('checkpoint')} for an image of {record.get('images')}"
+    caption = f"{what}, along the two directions in which it differs most (principal components).{which}"
     return figure(charts.scatter({name: groups[name] for name in sorted(groups)}, *axes), caption)
