@@ -340,14 +340,17 @@ def report(*folders: Any, **flags: Any) -> Path:
 
     files.check_writable(path.with_name("wrong_labels.csv"), "--report-file")
 
-    from report import findings, page, subject
+    from report import page, subject
 
     about = subject.make(histories, opt)
     text, count = page.build(about)
     with files.atomic_write(path) as file:
         file.write(text)
-    for line in findings.write(about.judged, path.parent) if about.judged else ():
-        print(line)
+    if about.judged:
+        from report import findings
+
+        for line in findings.write(about.judged, path.parent):
+            print(line)
     if about.why_not:
         print(f"without what shows single images: {about.why_not}")
     print(f"{printable(path)}: {len(text.encode()) / 1000:.0f} KB, {counted(count, 'section')}; open it in a browser")

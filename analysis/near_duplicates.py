@@ -1,8 +1,8 @@
 """Validation images that are copies of a training image: resized, compressed again, brighter or darker.
 
-A net knows the answer for such an image by heart, so accuracy flatters. Two images count as copies where the differences
-between neighbouring pixels of both, in grey at 16 x 16, correlate: brightness and contrast drop out, and similar
-photographs of one motif stay below 0.7. A perceptual hash (dHash) keeps only the signs of these differences.
+A net knows such an image by heart, so accuracy flatters. Two images count as copies where the differences between
+neighbouring pixels correlate, in grey at 16 x 16: brightness and contrast drop out, and similar photographs stay below
+0.7. A perceptual hash (dHash) keeps only the signs of these differences.
 """
 
 from collections.abc import Sequence

@@ -33,9 +33,9 @@ def reliability(logits: torch.Tensor, labels: torch.Tensor) -> Reliability:
     count = np.bincount(bins, minlength=BINS)
     kept = count > 0
     sums = [np.bincount(bins, weights=w, minlength=BINS) for w in (confidence.numpy(), (predicted == labels).numpy())]
-    means = [values[kept] / count[kept] for values in sums]
-    error = float(np.abs(means[0] - means[1]) @ count[kept] / len(labels))
-    return Reliability(*means, count[kept], error)
+    sure, right = (values[kept] / count[kept] for values in sums)
+    error = float(np.abs(sure - right) @ count[kept] / len(labels))
+    return Reliability(sure, right, count[kept], error)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
 
     An image counts as class k where its probability of k is at least the mean that images labelled k have of it (their
     self-confidence); of several such classes the most probable one. The first has the lowest normalized margin: the
-    probability of its label, less the largest of the others. The set is that of cleanlab's
-    `find_label_issues(filter_by="confident_learning")`.
+    probability of its label, less the largest of the others. cleanlab's find_label_issues(filter_by=
+    "confident_learning") finds the same images, and a few more: where several classes are reached, it takes the most
+    probable of all.
 
     Args:
         probabilities: (N, K) float64. labels: (N,) integers in [0, K).
@@ -42,7 +43,9 @@ def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     own = probabilities[rows, labels]
     images = np.bincount(labels, minlength=classes)
     sums = np.bincount(labels, weights=own, minlength=classes)
-    thresholds = np.where(images > 0, sums / np.maximum(images, 1), np.inf)  # of a class without images nothing is known
+    thresholds = np.where(
+        images > 0, sums / np.maximum(images, 1), np.inf
+    )  # of a class without images nothing is known
     confident = probabilities >= thresholds - 1e-6  # rounding must not decide where all are equally sure
     counted = np.where(confident, probabilities, -1.0).argmax(axis=1)
     others = probabilities.copy()

@@ -9,10 +9,8 @@ from report.subject import Subject
 from utils.text import counted, without_home
 
 # files of report/sections/, in the order of the page
-SECTIONS = (
-    *("headline", "curves", "options", "confusion", "mistakes", "heatmaps", "wrong_labels", "near_duplicates"),
-    *("reliability", "roc", "pictures", "features", "repeat"),
-)
+OF_IMAGES = ("mistakes", "heatmaps", "wrong_labels", "near_duplicates", "reliability", "roc")  # these need the net
+SECTIONS = ("headline", "curves", "options", "confusion", *OF_IMAGES, "pictures", "features", "repeat")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded
 HERE = Path(__file__).parent
 
@@ -21,6 +19,8 @@ def build(subject: Subject) -> tuple[str, int]:
     """Returns the page as HTML, and how many sections it has."""
     sections = []
     for name in SECTIONS:
+        if name in OF_IMAGES and subject.judged is None:
+            continue  # without importing torch
         module = importlib.import_module(f"report.sections.{name}")
         if content := module.build(subject):
             sections.append((name, module.TITLE, content))

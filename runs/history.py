@@ -59,7 +59,8 @@ class History:
     @property
     def monitor(self) -> str:
         """The metric that the best epoch is chosen by."""
-        return self.options.get("monitor") or ("distance" if self.start.get("task") == "Gan" else "accuracy")
+        wanted, own = self.options.get("monitor"), "distance" if self.start.get("task") == "Gan" else "accuracy"
+        return wanted if wanted and isinstance(wanted, str) else own
 
     @property
     def falls(self) -> bool:

@@ -253,7 +253,7 @@ def odd_values(run: Path) -> None:
 
 
 def only_a_start(run: Path) -> None:
-    config = {"config": {"model": 3, "dataset": [], "lr": "x", "max_epoch": None}}
+    config = {"config": {"model": 3, "dataset": [], "lr": "x", "max_epoch": None, "monitor": 0.5}}
     (run / "metrics.jsonl").write_text(json.dumps({"kind": "start", **config}))
 
 

@@ -16,8 +16,8 @@ def build(subject: Subject) -> Markup:
     line = charts.Line("accuracy", found.confidence.tolist(), found.accuracy.tolist())
     chart = charts.lines([line], "confidence: probability of the predicted class", "accuracy", diagonal=True)
     told = (
-        "Validation images in 15 bins of confidence. Below the diagonal the net is surer than it is right, above it less "
-        f"sure. Calibration error (mean distance from the diagonal): {found.error:.4f}."
+        "Validation images in 15 bins of confidence. Below the diagonal the net is too sure, above it not sure enough. "
+        f"Calibration error (mean distance from the diagonal): {found.error:.4f}."
     )
     rows = [
         [f"{confidence:.1%}", f"{accuracy:.1%}", int(count)]
