@@ -39,9 +39,12 @@ def check_dataset(opt: Config, dataset: ImageData) -> list[str]:
     report_left_out(dataset)
     report_duplicates(inspections, {path for path, _ in val}, dataset)
     problems = unreadable(inspections, opt, dataset, {"training": train, "validation": val})
-    problems += machine(opt, dataset, {one.path for one in good})
+    return problems + machine(opt, dataset, {one.path for one in good})
+
+
+def report_problems(problems: list[str]) -> None:
+    """The last line."""
     print(f"{len(problems)} would stop a run: {'; '.join(problems)}" if problems else "nothing here would stop a run")
-    return problems
 
 
 def row(title: str, text: str) -> None:
