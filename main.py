@@ -19,6 +19,7 @@ from cli import parsing
 from cli.resolve import for_classifiers, resolve
 from data.listing import endings, find_unlabelled
 from engine import resume, saved
+from runs import history
 from utils import checkpoints, files
 from utils.errors import UsageError
 from utils.options import code_flags
@@ -49,6 +50,7 @@ def train(**flags: Any) -> Any:
     dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
+    from engine import provenance
     from engine.busy import busy_hint
     from engine.loop import Trainer
     from engine.setup import build_training
@@ -70,7 +72,7 @@ def train(**flags: Any) -> Any:
             run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
             if hint := busy_hint(opt):
                 run.log(hint)
-            run.log_event("resume" if folder else "start", **metadata)
+            run.log_event("resume" if folder else "start", **metadata, **provenance.gather())
             state = TrainerState.from_state_dict(point.trainer)
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
             if point.reschedules(opt):
@@ -272,6 +274,38 @@ def runs(**flags: Any) -> list[dict[str, Any]]:
 
 
 @SetParseFn(str)
+def report(*folders: Any, **flags: Any) -> Path:
+    """Write a page on one or more runs: one HTML file that needs nothing else, and no net.
+
+    Names of run folders, paths, or last. Several runs are compared; those that differ in the seed alone are one line.
+
+    Returns:
+        The file.
+
+    Examples:
+        python main.py report last
+        python main.py report RUN OTHER_RUN --report-file=compared.html
+        python main.py report RUN --no-gallery
+    """
+    opt = resolve("report", flags)
+    histories = history.find(folders, opt.checkpoint_dir)
+    place = histories[0].folder if len(histories) == 1 else Path()
+    path = Path(opt.report_file or place / "report.html")
+    files.check_writable(path, "--report-file")
+
+    from report import page, subject
+
+    about = subject.make(histories, opt)
+    text, count = page.build(about)
+    with files.atomic_write(path) as file:
+        file.write(text)
+    if about.why_not:
+        print(f"without what shows single images: {about.why_not}")
+    print(f"{printable(path)}: {len(text.encode()) / 1000:.0f} KB, {counted(count, 'section')}; open it in a browser")
+    return path
+
+
+@SetParseFn(str)
 def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     """Explain the commands and options; `help NAME` explains one command, option, model, data set or preset.
 
@@ -291,6 +325,7 @@ COMMANDS = {
     "check": check,
     "bench": bench,
     "runs": runs,
+    "report": report,
     "help": help,
 }
 
