@@ -15,8 +15,9 @@ from utils.text import few, printable
 if TYPE_CHECKING:
     from analysis.overfit import Attempt
 
+ROWS = ("layers", "activation", "gradient", "update")
 DEAD = 0.9  # of a layer's units
-SAME = 1e-4  # of their size: differences between the outputs of all images below it are none
+SAME = 1e-4  # of their size: smaller differences between outputs of images, or weights of units, are none
 
 
 def of_data(batch: Batch, paths: list[Path]) -> str | None:
@@ -39,18 +40,14 @@ def of_data(batch: Batch, paths: list[Path]) -> str | None:
 
 def of_net(attempt: "Attempt") -> str | None:
     """What is wrong with the net itself, whatever the learning rate."""
-    if attempt.ended == "no gradient":
-        if not any(p.requires_grad for p in attempt.net.parameters()):
-            return "no weight of the net learns: requires_grad is False for all of them"
-        return "the output is cut off from the weights: a detach(), no_grad(), .data or argmax() in forward"
     if not attempt.losses:
         return None
-    if cut := without_gradient(attempt):
-        return f"no gradient reaches {cut}"
-    if attempt.constant and (names := [name for name in attempt.constant if _has_stayed(attempt, name)]):
-        return f"all weights of {few(names)} start with the same value, so its units cannot become different"
+    if alike := [name for name in attempt.alike if name in alike_layers(attempt.net)]:
+        return f"all units of {few(alike)} start with the same weights, so they can never become different"
     if dead := dead_layers(attempt.looks[0]):
         return f"dead from the start: {dead} for all images of the batch"
+    if cut := without_gradient(attempt):
+        return f"no gradient reaches {cut}"
     if ignores_input(attempt.outputs[0]):
         return "the net ignores its input: it gives the same output for all images, from the start"
     return _bounded(attempt.outputs)
@@ -66,7 +63,9 @@ def _bounded(outputs: list[torch.Tensor]) -> str | None:
         what = "they lie between 0 and 1, as a sigmoid's" if high <= 1 else "none is below 0, as after a ReLU"
         return f"the outputs are not free: {what}; the last layer must have no activation"
     if low >= -1 and high <= 1 and max(-low, high) > 0.99:
-        return "the outputs are not free: they lie between -1 and 1, as a tanh's; the last layer must have no activation"
+        return (
+            "the outputs are not free: they lie between -1 and 1, as a tanh's; the last layer must have no activation"
+        )
     return None
 
 
@@ -83,7 +82,9 @@ def of_rate(first: "Attempt", others: Iterable["Attempt"]) -> str | None:
 def of_end(attempt: "Attempt", opt: Config) -> str | None:
     """What there is to see where no other learning rate helps."""
     if attempt.ended == "not finite":
-        return "the loss or the gradients are not finite, with lower learning rates too: `train --watch` names the layer"
+        return (
+            "the loss or the gradients are not finite, with lower learning rates too: `train --watch` names the layer"
+        )
     if dead := dead_layers(attempt.looks[-1]):
         return f"units have died: {dead} for all images of the batch"
     if ignores_input(attempt.outputs[-1]):
@@ -99,23 +100,27 @@ def of_end(attempt: "Attempt", opt: Config) -> str | None:
 
 
 def without_gradient(attempt: "Attempt") -> str | None:
-    """Layers that the net calls and that are to learn, but to which no gradient, or one of 0 only, comes in any look."""
-    looks = attempt.looks
-    if not looks:
-        return None
-    cut = []
-    for i, name in enumerate(looks[0]["layers"]):
-        at = [look for look in looks if i < len(look["layers"])]
-        called = looks[0]["activation"][i] is not None and looks[0]["update"][i] != 0
-        if called and all(not look["gradient"][i] for look in at):
-            cut.append(name)
+    """Layers that the net calls and that are to learn, but to which no gradient, or only one of 0, ever comes."""
+    called: list[str] = []
+    reached: set[str] = set()
+    for look in attempt.looks:
+        for name, output, gradient, update in zip(*(look[key] for key in ROWS), strict=True):
+            if output is not None and update != 0 and name not in called:  # 0: it is frozen
+                called.append(name)
+            if gradient:
+                reached.add(name)
+    cut = [name for name in called if name not in reached]
     return f"{few(cut)}: is something detached, or multiplied by 0, on the way to the loss?" if cut else None
 
 
-def constant_layers(net: nn.Module) -> list[str]:
-    """The layers whose filters or matrix hold a single value, as all 0."""
-    weights = {name: p for name, p in net.named_parameters() if p.ndim > 1 and p.numel() > 1}
-    return [name.rpartition(".")[0] for name, p in weights.items() if bool((p == p.flatten()[0]).all())]
+def alike_layers(net: nn.Module) -> list[str]:
+    """The layers all of whose units have the same weights, as all 0."""
+    found = []
+    for name, p in net.named_parameters():
+        rows = p.detach().flatten(1) if p.ndim > 1 and len(p) > 1 else None
+        if rows is not None and bool((rows - rows[:1]).abs().max() <= SAME * rows.abs().max()):
+            found.append(name.rpartition(".")[0])
+    return found
 
 
 def dead_layers(look: dict[str, list]) -> str | None:

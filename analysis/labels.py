@@ -46,7 +46,9 @@ def report(opt: Config, dataset: ImageData, preprocess: Preprocess, items: Items
         row("labels", f"{len(chosen)} images are too few to tell whether the labels belong to them")
         return
     found = agreement(*read(opt, dataset, preprocess, chosen))
-    share = f"of an image's {NEIGHBOURS} nearest neighbours {found.found:.1%} have its label, by chance {found.chance:.1%}"
+    share = (
+        f"of an image's {NEIGHBOURS} nearest neighbours {found.found:.1%} have its label, by chance {found.chance:.1%}"
+    )
     if found.clear:
         row("labels", f"belong to the images: {share} ({found.score:.0f} standard deviations)")
     else:
@@ -54,9 +56,7 @@ def report(opt: Config, dataset: ImageData, preprocess: Preprocess, items: Items
         row("", "and so may classes that differ in small details alone: look at some images and their labels")
 
 
-def read(
-    opt: Config, dataset: ImageData, preprocess: Preprocess, items: Items
-) -> tuple[torch.Tensor, torch.Tensor]:
+def read(opt: Config, dataset: ImageData, preprocess: Preprocess, items: Items) -> tuple[torch.Tensor, torch.Tensor]:
     """The items as (N, 32, 32, C) uint8, and their labels (N,)."""
     small = replace(preprocess, image_size=4 * SIDE)
     sampler = EpochBatchSampler(len(items), 50)

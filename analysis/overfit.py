@@ -8,6 +8,7 @@ to learn by heart is off: augmentation, dropout, mixup, label smoothing, weight 
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -29,10 +30,15 @@ from utils.text import counted
 STEPS, SECONDS, IMAGES = 300, 60, 16  # steps of an attempt, seconds of all together
 FIRST = 0.4  # part of the seconds that the first attempt may take
 LEARNT = 0.1  # of the loss of guessing, log K, with all images right
-PLAIN = {
-    **{"min_crop": 1.0, "flip": False, "shift": 0, "rotate": 0.0, "cutout": 0, "noise": 0.0, "mixup": 0.0, "cutmix": 0.0},
-    **{"label_smoothing": 0.0, "weight_decay": 0.0, "balance": "none", "progressive_resizing": 0.0, "accumulate": 1},
-    **{"ema": 0.0, "scheduler": "constant", "warmup": 0.0, "on_nan": "stop", "num_workers": 0, "cache": "off"},
+OFF = ("shift", "rotate", "cutout", "noise", "mixup", "cutmix", "label_smoothing", "weight_decay", "ema", "warmup")
+PLAIN = dict.fromkeys((*OFF, "progressive_resizing", "num_workers"), 0) | {
+    "min_crop": 1.0,
+    "flip": False,
+    "accumulate": 1,
+    "balance": "none",
+    "scheduler": "constant",
+    "on_nan": "stop",
+    "cache": "off",
 }
 # Factors on the learning rate that are tried after a failure; where the loss has risen, the lower ones come first.
 HIGHER, LOWER = (10.0, 100.0, 1000.0), (0.1, 0.01)
@@ -45,7 +51,7 @@ class Attempt:
     Attributes:
         losses: of each step, before its update. outputs: (N, K), of the first and of the last step.
         looks: the entries of `--watch` for the first two steps and the last.
-        ended: why it ended before STEPS: "", "learnt", "time", "not finite", "no gradient", or an error's line.
+        ended: why it ended: "" after STEPS, "learnt", "time" or "not finite".
     """
 
     net: nn.Module
@@ -53,7 +59,7 @@ class Attempt:
     losses: list[float] = field(default_factory=list)
     outputs: list[torch.Tensor] = field(default_factory=list)
     looks: list[dict[str, list]] = field(default_factory=list)
-    constant: list[str] = field(default_factory=list)  # layers all of whose weights had one value at the start
+    alike: list[str] = field(default_factory=list)  # layers all of whose units had the same weights at the start
     ended: str = ""
 
     @property
@@ -124,7 +130,7 @@ def learn(opt: Config, dataset: ImageData, batch: Batch, lr: float, seconds: flo
     task, loaders, _ = build_training(opt.model_copy(update={"lr": lr}), dataset)
     loaders.__exit__()
     without_dropout(task.net)
-    attempt, start = Attempt(task.net, lr, constant=causes.constant_layers(task.net)), time.monotonic()
+    attempt, start = Attempt(task.net, lr, alike=causes.alike_layers(task.net)), time.monotonic()
     bar = Progress(f"one batch at lr {lr:g}", STEPS * len(batch))
     with oom_as_failure(opt, opt.image_size):
         while len(attempt.losses) < STEPS and not attempt.ended:
@@ -144,22 +150,17 @@ def step(task: Task, batch: Batch, attempt: Attempt, look: bool) -> None:
     seen: list[torch.Tensor] = []
     handle = task.net.register_forward_hook(lambda module, inputs, output: seen.append(first_tensor(output)))
     try:
-        with Look(task.net) as watched:
+        with Look(task.net) if look else nullcontext() as watched:
             metrics = task.train_step(batch)
     except NonFiniteError:
         attempt.ended = "not finite"
-        return
-    except RuntimeError as e:
-        if "does not require grad" not in str(e):
-            raise
-        attempt.ended = "no gradient"
         return
     finally:
         handle.remove()
     loss = float(metrics["loss"])
     attempt.losses.append(loss)
     attempt.outputs = [*attempt.outputs[:1], seen[0].detach().float().cpu()]
-    if look:
+    if watched:
         attempt.looks.append(watched.values())
     if float(metrics["accuracy"]) == 1 and loss < LEARNT * math.log(len(task.classes)):
         attempt.ended = "learnt"
@@ -176,7 +177,10 @@ def tries(opt: Config, dataset: ImageData, batch: Batch, first: Attempt, start: 
 
 def without_dropout(net: nn.Module) -> None:
     for module in net.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("StochasticDepth", "DropPath"):
+        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in (
+            "StochasticDepth",
+            "DropPath",
+        ):
             for name in ("p", "drop_prob"):
                 if hasattr(module, name):
                     setattr(module, name, 0.0)

@@ -42,8 +42,8 @@ class Symptoms:
         self.highest = max(self.highest, rate)
         self.low_rate |= rate < self.highest / 10  # as a schedule wants it: then small updates are no symptom
         for name, mask in alive.items():
-            if mask is not None:
-                self.alive[name] = mask | self.alive[name] if name in self.alive else mask
+            if mask is not None and mask.shape == self.alive.setdefault(name, mask).shape:
+                self.alive[name] = self.alive[name] | mask
         for name, share in zip(values["layers"], values["dead"], strict=True):
             if share is not None and share > DEAD:
                 self.dead_since.setdefault(name, step)
@@ -69,9 +69,11 @@ class Symptoms:
     def _cut(self) -> list[str]:
         names = self._where(lambda e, i: e["activation"][i] is not None and e["update"][i] is None)
         zero = self._where(lambda e, i: e["gradient"][i] == 0)
-        return [f"no gradient reaches {_few(some)}{why}" for some, why in (
-            (names, ", which the net uses: does a detach cut it off?"), (zero, ": all of it is 0")
-        ) if some]
+        return [
+            f"no gradient reaches {_few(some)}{why}"
+            for some, why in ((names, ", which the net uses: does a detach cut it off?"), (zero, ": all of it is 0"))
+            if some
+        ]
 
     def _where(self, holds: Callable[[dict[str, Any], int], bool]) -> list[str]:
         """The layers of which something holds in each entry."""
@@ -91,7 +93,9 @@ class Symptoms:
         if medians[name] > HIGH:
             return [f"{name}: a step changes its weights by {medians[name]:.0%}: the learning rate is too high"]
         if not self.low_rate and medians[name] < LOW:
-            return [f"a step changes the weights by {medians[name]:.1g} of their size at most: the learning rate is too low"]
+            return [
+                f"a step changes the weights by {medians[name]:.1g} of their size at most: the learning rate is too low"
+            ]
         return []
 
 

@@ -149,9 +149,8 @@ class Look:
     def values(self) -> dict[str, list]:
         """An entry of the record: {"layers": names} and for each of COLUMNS a number or None for each layer."""
         used = {name: layer for name, layer in self.layers.items() if layer.means or layer.before}
-        numbers = torch.stack([torch.stack(layer.values()) for layer in used.values()]).T.tolist() if used else []
-        columns = zip(COLUMNS, numbers, strict=False)
-        return {"layers": list(used)} | {name: [_short(number) for number in column] for name, column in columns}
+        rows = torch.stack([torch.stack(layer.values()) for layer in used.values()]).tolist() if used else []
+        return {"layers": list(used)} | {name: [_short(row[i]) for row in rows] for i, name in enumerate(COLUMNS)}
 
 
 def _short(number: float) -> float | None:

@@ -9,7 +9,7 @@ from report.subject import Subject
 from utils.text import counted
 
 # files of report/sections/, in the order of the page
-SECTIONS = ("headline", "curves", "options", "confusion", "pictures", "repeat")
+SECTIONS = ("headline", "curves", "watch", "options", "confusion", "pictures", "repeat")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded
 HERE = Path(__file__).parent
 
