@@ -41,7 +41,7 @@ PLAIN = dict.fromkeys((*OFF, "progressive_resizing", "num_workers"), 0) | {
     "cache": "off",
 }
 # Factors on the learning rate that are tried after a failure; where the loss has risen, the lower ones come first.
-HIGHER, LOWER = (10.0, 100.0, 1000.0), (0.1, 0.01)
+HIGHER, LOWER = (10.0, 100.0, 1e3, 1e4), (0.1, 0.01)
 
 
 @dataclass

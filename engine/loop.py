@@ -168,10 +168,10 @@ class Trainer:
             values = {name: float(value) for name, value in metrics.items()} or {"skipped": True}
             self.run.log_event("step", epoch=self.state.epoch + 1, step=step, lr=lr, **values)
             del self.pending_steps[0]
-        while self.watch.pending:
-            step, columns = self.watch.pending[0]
-            self.run.log_event("watch", epoch=self.state.epoch + 1, step=step, **columns)
-            del self.watch.pending[0]
+            while self.watch.pending and self.watch.pending[0][0] <= step:
+                step, columns = self.watch.pending[0]
+                self.run.log_event("watch", epoch=self.state.epoch + 1, step=step, **columns)
+                del self.watch.pending[0]
 
     def end_epoch(self) -> None:
         """Validates; one epoch into the record, the pictures and a line on the terminal; saves."""

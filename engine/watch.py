@@ -21,7 +21,7 @@ from data.batch import Batch
 from engine.symptoms import Symptoms
 from engine.tasks.base import NonFiniteError, Task
 
-RECTIFIERS = ("relu", "relu_", "relu6", "threshold", "threshold_", "hardswish")  # whose output is 0 on one side
+RECTIFIERS = ("relu", "relu_", "relu6", "threshold", "threshold_")  # whose output is 0 on one side
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # layers whose units are the last dimension
 COLUMNS = ("activation", "gradient", "update", "dead")
 
@@ -50,7 +50,8 @@ class Layer:
 
     def see_rectified(self, output: torch.Tensor) -> None:
         unit = -1 if isinstance(self.module, CHANNELS_LAST) or output.ndim < 2 else 1
-        alive = output.detach().movedim(unit, 0).flatten(1).ne(0).any(dim=1)
+        others = [dim for dim in range(output.ndim) if dim != unit % output.ndim]
+        alive = (output.detach().amax(dim=others) if others else output.detach()) > 0
         if self.alive is None:
             self.alive = alive
         elif self.alive.shape == alive.shape:  # else another rectifier, of several layers together
