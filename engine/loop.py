@@ -21,8 +21,9 @@ from engine.device import oom_as_failure
 from engine.state import EpochProgress, TrainerState
 from engine.stop_control import StopControl, open_debugger
 from engine.tasks.base import NonFiniteError, Task
+from engine.trace import first_not_finite
 from engine.validation import not_finite, validate
-from engine.watch import Watch, first_not_finite
+from engine.watch import Watch
 from runs.run import Run
 from utils import checkpoints, pictures
 from utils.errors import RunError, Stopped
