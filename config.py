@@ -321,6 +321,15 @@ class Runs(Options):
 
 
 class Diagnosis(Options):
+    watch: bool = option(False, ("train",))
+    """look into each layer at every print_freq-th step: spread of outputs and gradients, updates, dead units"""
+
+    overfit: bool = option(False, ("check",))
+    """learn one batch by heart, and say why where the net cannot"""
+
+    lr_find: PathText | None = option(None, ("check",))
+    """raise the learning rate from step to step, suggest one, and draw the losses into this PNG"""
+
     layer: str | None = option(None, ("features", "explain"))
     """the layer whose output is taken, as layer3; None: what the head gets (explain: the last that gives maps)"""
 

@@ -16,7 +16,7 @@ from fire.decorators import SetParseFn
 import data
 from cli import help as help_pages
 from cli import parsing
-from cli.resolve import resolve
+from cli.resolve import for_classifiers, resolve
 from data.listing import endings, find_each, find_unlabelled
 from engine import resume, saved
 from runs import history
@@ -266,14 +266,29 @@ def check(**flags: Any) -> list[str]:
     Examples:
         python main.py check --train-data-root=DIR
         python main.py check --config=demo
+        python main.py check --config=demo --overfit
+        python main.py check --config=demo --lr-find=lr_find.png
     """
     opt = resolve("check", flags)
+    for_classifiers(opt, "overfit", "lr_find")
+    if opt.lr_find:
+        files.check_writable(opt.lr_find, "--lr-find")
     dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
-    from engine.check import check_dataset
+    from engine.check import check_dataset, report_problems
 
-    return check_dataset(opt, dataset)
+    problems = check_dataset(opt, dataset)
+    if opt.overfit and not problems:
+        from analysis.overfit import overfit
+
+        problems += overfit(opt, dataset)
+    if opt.lr_find and not problems:
+        from analysis.lr_find import find_lr
+
+        problems += find_lr(opt, dataset, opt.lr_find)
+    report_problems(problems)
+    return problems
 
 
 @SetParseFn(str)

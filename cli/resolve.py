@@ -71,6 +71,21 @@ def task_of(model: str) -> registry.Entry:
     raise UsageError(f"{model} names the task {name!r}: the tasks are {', '.join(known)}.{registry.left_out(TASKS)}")
 
 
+def for_classifiers(opt: Config, *names: str) -> None:
+    """Refuses switches, of those named, where the model is no classifier.
+
+    Raises:
+        UsageError: one is on, and the model's task has other losses than one that falls to 0.
+    """
+    task = task_of(opt.model)
+    for name in names:
+        if getattr(opt, name) and "classification" not in task.constants.get("option_groups", ()):
+            raise UsageError(
+                f"--{dashed(name)} is for classifiers, whose loss falls as they learn: the task of {opt.model} is "
+                f"{task.name}; `train --watch` looks into any net"
+            )
+
+
 def allowed(command: str, model: str | None = None) -> list[str]:
     """The options that `command` reads; with `model`, without those of other tasks."""
     theirs = _groups_of_others(task_of(model)) if model else set()

@@ -74,7 +74,7 @@ class Run:
         run = cls._open(folder, opt, record, views)
         files.remove_parts(folder)
         _write_config(folder, opt)
-        for event in record.cut_back({"step": step, "epoch": epoch}):
+        for event in record.cut_back({"step": step, "epoch": epoch, "watch": step}):
             run._show("log_event", event)
         for path, name in ((newest, "last.pth"), (best, "best.pth")):
             if path:

@@ -29,8 +29,8 @@ class Sink:
     def log_event(self, event: dict[str, Any]) -> None:
         """One entry of the record.
 
-        `event["kind"]` is "start", "resume", "step" (metrics of one step) or "epoch" (of a whole one). When a run is
-        resumed, the entries so far come again.
+        `event["kind"]` is "start", "resume", "step" (metrics of one step), "watch" (its layers, with `--watch`) or
+        "epoch" (of a whole one). When a run is resumed, the entries so far come again.
         """
 
     def log_image(self, name: str, image: np.ndarray) -> None:
