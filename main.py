@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ def train(**flags: Any) -> Any:
     Ctrl-C stops it after the step and saves it; so does `touch RUN_FOLDER/STOP`. `touch RUN_FOLDER/SAVE` saves it.
 
     Returns:
-        The run: `run.folder` is its folder, and `load_path=run` names it.
+        The run: `run.folder` is its folder, and `load_path=run` names it. With --dry-run what it would take: a dict.
 
     Examples:
         python main.py train --config=demo
         python main.py train --resume=last
         python main.py train --model=ResNet34 --train-data-root=DIR --max-epoch=20 --scheduler=cosine
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
+        python main.py train --config=demo --dry-run
     """
     opt, folder = resume.resolve_options(flags)
     resumes = folder is not None and checkpoints.saved_in(folder)
@@ -51,11 +52,16 @@ def train(**flags: Any) -> Any:
 
     from engine.busy import busy_hint
     from engine.loop import Trainer
+    from engine.profiler import Profiler
     from engine.setup import build_training
     from engine.state import TrainerState
     from runs.run import Run
 
     point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
+    if opt.dry_run:
+        from analysis.dry_run import dry_run
+
+        return dry_run(opt, dataset, start_from, point)
     if folder and point.epoch >= opt.max_epoch:
         with closing(point.open_run(folder, opt)) as run:
             run.keep_only(0)
@@ -75,7 +81,8 @@ def train(**flags: Any) -> Any:
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
             if point.reschedules(opt):
                 trainer.report_lr()
-            state = trainer.fit()
+            with Profiler(trainer) if opt.profile else nullcontext():
+                state = trainer.fit()
         best = f"none, as {state.monitor} was NaN in every epoch"
         if state.best_value is not None:
             best = f"epoch {state.best_epoch}, {trainer.messages.format_score(state.monitor, state.best_value)}"
