@@ -1,6 +1,7 @@
 """The report of `train --dry-run`: what a whole run would take, from a few steps of it."""
 
 import math
+import os
 import resource
 import shutil
 import statistics
@@ -8,9 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,6 +31,16 @@ MEASURED = 3.0  # seconds of training that are measured, and of validation
 FEWEST, BLOCKS = 2, 5  # steps that are measured at least; parts whose means tell how sure the mean is
 
 
+@dataclass
+class EpochEnd:
+    """Seconds of a validation with its pictures, and of a save; bytes of a checkpoint, and of the pictures."""
+
+    validation: float
+    saving: float
+    checkpoint: int
+    pictures: int
+
+
 class SilentRun(Run):
     """A run whose lines stay in its folder."""
 
@@ -38,44 +48,24 @@ class SilentRun(Run):
         self.log_text(line)
 
 
-class Start(EpochLoader):
-    """The first batches of a loader, as many as `seconds` allow, at least one."""
+class Beginning(EpochLoader):
+    """The first batches of a loader, as many as MEASURED seconds allow, at least one.
 
-    def __init__(self, loader: EpochLoader, seconds: float) -> None:
-        self.loader, self.limit = loader, seconds
-        self.items, self.batch_sampler = loader.items, loader.batch_sampler
-        self.seen, self.begun, self.read = 0, 0.0, 0.0
+    Attributes:
+        seen: images. read: when the last of them was worked on.
+    """
 
-    def set_epoch(self, epoch: int, start: int = 0) -> "EpochLoader":
-        self.loader.set_epoch(epoch, start)
-        return self
+    def __init__(self, loader: EpochLoader) -> None:
+        self.loader, self.items, self.batch_sampler = loader, loader.items, loader.batch_sampler
+        self.seen, self.read = 0, 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        self.seen, self.begun = 0, time.perf_counter()
+        begun, self.seen = time.perf_counter(), 0
         for batch in self.loader:
             yield batch
-            self.seen += len(batch)
-            if time.perf_counter() - self.begun > self.limit:
+            self.seen, self.read = self.seen + len(batch), time.perf_counter()
+            if self.read - begun > MEASURED:
                 break
-        self.read = time.perf_counter()
-
-
-@dataclass
-class Steps:
-    """Seconds of training steps, with the wait for their images."""
-
-    seconds: list[float]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.seconds)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The means of the fastest and the slowest of BLOCKS parts in a row."""
-        cuts = [round(len(self.seconds) * i / BLOCKS) for i in range(BLOCKS + 1)]
-        means = [statistics.fmean(self.seconds[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
-        return min(means), max(means)
 
 
 def dry_run(opt: Config, dataset: ImageData, start_from: Path | None, point: ResumePoint) -> dict[str, float]:
@@ -85,10 +75,10 @@ def dry_run(opt: Config, dataset: ImageData, start_from: Path | None, point: Res
         seconds, with the bounds `fastest` and `slowest`; `memory` and `disk` in bytes.
 
     Raises:
-        UsageError: a resumed run has done its epochs.
+        UsageError: a resumed run has done its epochs; and whatever a training raises before and in its first steps.
     """
     if point.epoch >= opt.max_epoch:
-        raise UsageError(f"--dry-run: nothing is left to train, its {point.epoch} epochs are done: give more epochs")
+        raise UsageError(f"--dry-run: the {point.epoch} epochs are done: give more, as --max-epoch={2 * point.epoch}")
     sinks.load_all(opt)  # refuses what a training would refuse
     begun = time.perf_counter()
     task, loaders, metadata = build_training(opt, dataset, start_from, point)
@@ -96,82 +86,88 @@ def dry_run(opt: Config, dataset: ImageData, start_from: Path | None, point: Res
     while not place.is_dir():
         place = place.parent
     with tempfile.TemporaryDirectory(prefix=".dry_run_", dir=place) as folder, loaders:
-        own = opt.model_copy(update={"checkpoint_dir": folder, "vis_port": None, "sinks": [], "save_every": 10**9})
+        own = opt.model_copy(update={"checkpoint_dir": folder, "vis_port": None, "sinks": []})
         run = SilentRun.create(own)
         try:
             state = TrainerState.from_state_dict(point.trainer)
-            trainer = Trainer(task, loaders.train, loaders.val, run, own, metadata, state)
             state.watch(own.monitor or task.monitor)
-            return report(opt, trainer, begun, place)
+            return report(Trainer(task, loaders.train, loaders.val, run, own, metadata, state), begun, place)
         finally:
             run.close()
 
 
-def report(opt: Config, trainer: Trainer, begun: float, place: Path) -> dict[str, float]:
-    train, task, done = trainer.train, trainer.task, trainer.state.epoch + trainer.state.progress.seen / len(
-        trainer.train.items
+def report(trainer: Trainer, begun: float, place: Path) -> dict[str, float]:
+    """Measures and prints; `begun`: when the training was begun to be built; `place`: where a run would be kept."""
+    opt, state, device = trainer.opt, trainer.state, trainer.task.device.device
+    take_steps(trainer, state, seconds=0)  # warms up
+    start, epochs = time.perf_counter() - begun, opt.max_epoch - state.epoch
+    steps = epochs * len(trainer.train.batch_sampler) - state.progress.seen // opt.batch_size
+    parts = measure_steps(trainer, state)
+    waiting, end = time_of_first_batch(trainer.train), measure_epoch_end(trainer)
+    fixed = start + epochs * (waiting + end.validation) + (epochs + steps // opt.save_every) * end.saving
+    means = [[statistics.fmean(times), *bounds(times)] for _, times in parts]
+    seconds, low, high = (
+        fixed + steps * sum(share * mean[i] for (share, _), mean in zip(parts, means, strict=True)) for i in range(3)
     )
-    train_steps(trainer, 0, 1)  # warms up
-    start = time.perf_counter() - begun
-    share = opt.progressive_resizing if hasattr(task, "side") else 0.0  # smaller images until then
-    left, per_epoch = 1 - done / opt.max_epoch, len(train.batch_sampler)
-    small = max(share - done / opt.max_epoch, 0) / left if left else 0.0
-    phases = [(part, first) for part, first in ((small, 0.0), (1 - small, share if small else 0.0)) if part > 0]
-    measured = [(part, measure_steps(trainer, first)) for part, first in phases]
-    first_batch = time_of_first_batch(train)
-    validation, saving, size, pictures = measure_epoch_end(trainer)
-    epochs, steps = opt.max_epoch - trainer_epoch(trainer, done), left * opt.max_epoch * per_epoch
-    saves = epochs + steps / opt.save_every
-    fixed = start + epochs * (validation + first_batch) + saves * saving
-    seconds = fixed + steps * sum(part * each.mean for part, each in measured)
-    low, high = (fixed + steps * sum(part * each.range[i] for part, each in measured) for i in (0, 1))
-    counts = sum(len(each.seconds) for _, each in measured)
-    memory, disk = peak_memory(task.device.device), size * (opt.keep + 2) + pictures * epochs
+    memory, disk = peak_memory(device), (opt.keep + 2) * end.checkpoint + epochs * end.pictures
     free = shutil.disk_usage(place).free
-    each = ", then ".join(f"{1000 * steps.mean:.3g} ms" for _, steps in measured)
-    batches = counted(round(steps), "step")
-    print(f"time    {duration(seconds)} ({duration(low)} to {duration(high)}), for {counted(epochs, 'epoch')}, {batches}")
-    print(f"        a step {each}, with its images (mean of {counts}; range: the fastest and slowest fifth)")
-    print(f"        validation {validation:.2f} s, saving {saving:.2f} s an epoch; {start:.1f} s to start")
-    print(f"memory  {mebibytes(memory)} at the peak, of {mebibytes(all_memory(task.device.device))}")
-    print(f"disk    {mebibytes(disk)}: {opt.keep + 2} checkpoints of {mebibytes(size)}, and pictures; {mebibytes(free)} free")
-    if disk > free:
-        print("        warning: too little disk: give fewer with --keep, or another --checkpoint-dir")
-    print("nothing was kept")
+    each = ", then ".join(f"{1000 * mean[0]:.4g} ms" for mean in means)
+    of = counted(sum(len(times) for _, times in parts), "step")
+    for line in (
+        f"time    {duration(seconds)} for {counted(epochs, 'epoch')}, {counted(steps, 'step')}",
+        f"        {duration(low)} to {duration(high)} at the pace of the fastest and the slowest fifth of {of}",
+        f"        a step with its images {each}; a validation {end.validation:.2f} s, a save {end.saving:.2f} s",
+        f"memory  {mebibytes(memory)} at the peak, of {mebibytes(all_memory(device))}",
+        f"disk    {mebibytes(disk)}: {opt.keep + 2} checkpoints of {mebibytes(end.checkpoint)}, and pictures; "
+        f"{mebibytes(free)} are free",
+        *(["        warning: too little disk: a smaller --keep, or another --checkpoint-dir"] if disk > free else []),
+        "a dry run: nothing is kept",
+    ):
+        print(line)
     return {"seconds": seconds, "fastest": low, "slowest": high, "memory": memory, "disk": disk}
 
 
-def trainer_epoch(trainer: Trainer, done: float) -> int:
-    return math.floor(done)
+def measure_steps(trainer: Trainer, state: TrainerState) -> list[tuple[float, list[float]]]:
+    """(part of the steps that are left, seconds of some of them): of --progressive-resizing both sizes of images."""
+    opt, done = trainer.opt, (state.epoch + state.progress.seen / len(trainer.train.items)) / trainer.opt.max_epoch
+    turn = opt.progressive_resizing if done < opt.progressive_resizing else 0.0
+    first, parts = (turn - done) / (1 - done) if turn else 1.0, []
+    parts.append((first, take_steps(trainer, state, MEASURED)))
+    if first < 1:
+        epoch, part = divmod(turn * opt.max_epoch, 1)
+        seen = min(math.ceil(part * len(trainer.train.items)), max(len(trainer.train.items) - opt.batch_size, 0))
+        opt.lr = 1e-12  # the rate of then would blow up a net that has learned nothing
+        later = replace(state, epoch=int(epoch), progress=EpochProgress(seen=seen))
+        parts.append((1 - first, take_steps(trainer, later, MEASURED)))
+    return parts
 
 
-def train_steps(trainer: Trainer, seconds: float, fewest: int) -> list[float]:
-    """Takes steps for so many seconds, or to the end of the epoch; returns what each took with its images."""
+def take_steps(trainer: Trainer, state: TrainerState, seconds: float) -> list[float]:
+    """Takes steps from a state on, for so many seconds or to the end of the epoch; what each took with its images.
+
+    The first one is not counted where there are more: its wait for images comes once in an epoch.
+    """
     times: list[float] = []
+    trainer.state = replace(state, progress=replace(state.progress))
     begun = last = time.perf_counter()
-    for batch in trainer.train.set_epoch(0):
+    for batch in trainer.train.set_epoch(state.epoch, state.progress.seen):
         trainer.step(batch)
-        if trainer.state.step % trainer.opt.print_freq == 0 or time.perf_counter() - last > 1:
+        if trainer.state.step % trainer.opt.print_freq == 0 or seconds == 0:
             trainer.record_steps()
         synchronize(trainer.task.device.device)
         now = time.perf_counter()
         times.append(now - last)
         last = now
-        if len(times) >= fewest and now - begun > seconds:
+        if now - begun > seconds and (len(times) > FEWEST or not seconds):
             break
-    return times
+    return times[1:] or times
 
 
-def measure_steps(trainer: Trainer, first: float) -> Steps:
-    """Steps as they are from the part `first` of the training on."""
-    if first:
-        epochs = first * trainer.opt.max_epoch
-        seen = math.ceil(epochs % 1 * len(trainer.train.items))
-        state = trainer.state
-        trainer.state = TrainerState(math.floor(epochs), state.step, EpochProgress(seen=seen), state.monitor)
-        trainer.opt.lr = 1e-12  # a rate of then would blow up a net that has learned nothing
-    times = train_steps(trainer, MEASURED, FEWEST + 1)
-    return Steps(times[1:] or times)  # the first one waits for its images longer: it counts by the epoch
+def bounds(times: list[float]) -> tuple[float, float]:
+    """The means of the fastest and the slowest of BLOCKS parts in a row."""
+    cuts = [round(len(times) * i / BLOCKS) for i in range(BLOCKS + 1)]
+    means = [statistics.fmean(times[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return min(means), max(means)
 
 
 def time_of_first_batch(loader: EpochLoader) -> float:
@@ -180,32 +176,24 @@ def time_of_first_batch(loader: EpochLoader) -> float:
     return time.perf_counter() - begun
 
 
-def measure_epoch_end(trainer: Trainer) -> tuple[float, float, int, int]:
-    """Seconds of a validation with its pictures, and of saving; bytes of a checkpoint, and of an epoch's pictures."""
-    part, folder, opt = Start(trainer.val, MEASURED), trainer.run.folder, trainer.opt
-    trainer.val, saving = part, [0.0]
-    save = trainer.save
-
-    def timed_save() -> None:
-        begun = time.perf_counter()
-        save()
-        saving[0] = time.perf_counter() - begun
-
-    trainer.save = timed_save  # type: ignore[method-assign]
-    next(iter(part.loader.set_epoch(0)), None)  # starts the processes that read
+def measure_epoch_end(trainer: Trainer) -> EpochEnd:
+    """What follows an epoch's steps, once; the validation on as many images as time allows."""
+    part, folder = Beginning(trainer.val), trainer.run.folder
     begun = time.perf_counter()
+    trainer.save()
+    saving = time.perf_counter() - begun
+    time_of_first_batch(trainer.val)  # starts the processes that read
+    trainer.val, begun = part, time.perf_counter()
     try:
         trainer.end_epoch()
-    except NonFiniteError:
+    except NonFiniteError:  # a metric of some images, as of a class that is not among them
         if part.seen == len(part.items):
             raise
-    end = time.perf_counter()
-    scale = len(part.items) / part.seen
-    after = end - part.read - saving[0]
-    after *= 1 if opt.judge else scale  # with a judge as many images are generated, however few real ones there are
-    size = max(path.stat().st_size for path in folder.glob("step_*.pth"))
+    scale, after = len(part.items) / part.seen, time.perf_counter() - part.read - saving
+    # with a judge as many images are generated, however few real ones there are
+    validation = (part.read - begun) * scale + max(after, 0) * (1 if trainer.opt.judge else scale)
     pictures = sum(path.stat().st_size for path in folder.glob("samples/*_[0-9]*.png"))
-    return (part.read - begun) * scale + after, saving[0], size, pictures
+    return EpochEnd(validation, saving, (folder / "last.pth").stat().st_size, pictures)
 
 
 def synchronize(device: torch.device) -> None:
@@ -214,7 +202,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU, or of this process."""
+    """Bytes: of the GPU, or of this process without those that read images."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -222,8 +210,6 @@ def peak_memory(device: torch.device) -> int:
 
 
 def all_memory(device: torch.device) -> int:
-    import os
-
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

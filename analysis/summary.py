@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import data
@@ -163,8 +162,8 @@ def totals(opt: Config, root: Layer, trainable: int, memory: StepMemory, subject
     frozen = root.parameters - trainable
     lines = [
         f"parameters     {root.parameters:,}: {trainable:,} learn, {frozen:,} are frozen",
-        f"multiply-adds  {amount(root.multiply_adds)} for one image"
-        + (", a generated one and its judgement" if subject.gan else ""),
+        f"multiply-adds  {amount(root.multiply_adds)} for "
+        + ("one image made and one judged" if subject.gan else "one image"),
     ]
     average = memory.weights if opt.ema else 0
     step = {
@@ -176,12 +175,14 @@ def totals(opt: Config, root: Layer, trainable: int, memory: StepMemory, subject
     step |= {"average": average} if average else {}
     parts = ", ".join(f"{name} {mebibytes(value)}" for name, value in step.items())
     numbers = "bf16" if subject.device.amp else "fp32"
-    lines.append(f"training step  {mebibytes(memory.total + average)} MiB in {numbers} with batch size {opt.batch_size}:")
+    lines.append(
+        f"training step  {mebibytes(memory.total + average)} MiB in {numbers} with batch size {opt.batch_size}:"
+    )
     lines.append(f"               {parts}")
     if memory.optimizer is None:
-        lines.append("               (the state of this optimizer is not counted: it cannot be known without data)")
+        lines.append("               (without the state of the optimizer, which does not step without data)")
     if subject.why_real is not None:
-        lines.append(printable(f"run on the CPU, as it does not run without data ({subject.why_real})")[:160])
+        lines += ["run on the CPU, as it does not run without data:", printable(subject.why_real)[:80]]
     return lines
 
 

@@ -6,34 +6,27 @@ waits for the GPU's work; else it would be counted where something waits for it 
 nothing is hooked.
 """
 
-import gzip
-import shutil
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch.nn.modules import module as modules
-from torch.optim import optimizer as optimizers
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from data.batch import Batch
 from data.loaders import EpochLoader
 from engine.loop import Trainer
+from engine.profile_report import PARTS, operator_lines, part_lines, write_trace
 from utils import files
 from utils.text import counted
 
 WARM_UP, TIMED, TRACED = 5, 10, 5  # steps
-OPERATORS = 10
-LARGE = 10 * 2**20  # bytes from which on a trace is packed
-WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER, REST, BETWEEN = (
-    *("waiting for data", "copying to the device", "forward", "backward", "optimizer"),
-    *("the rest of the step", "between the steps"),
-)
-PARTS = (WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER, REST, BETWEEN)
+WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER, REST, BETWEEN = PARTS
 
 
 class Clock:
@@ -103,7 +96,8 @@ class Profiler(EpochLoader):
         self.warm_up, self.traced = min(WARM_UP, steps // 4), min(TRACED, -(-steps // 4))
         self.timed = max(min(TIMED, steps - self.warm_up - self.traced), 0)
         self.step, self.done, self.timed_seconds = 0, False, Counter[str]()
-        self.hooks, self.trace = ExitStack(), None  # type: Any, Any
+        self.hooks = ExitStack()
+        self.trace: Any = None
 
     def __enter__(self) -> "Profiler":
         self.trainer.train = self
@@ -175,8 +169,8 @@ class Profiler(EpochLoader):
         for hook in (
             modules.register_module_forward_pre_hook(before),
             modules.register_module_forward_hook(after, always_call=True),
-            optimizers.register_optimizer_step_pre_hook(lambda *_: clock.enter(OPTIMIZER)),
-            optimizers.register_optimizer_step_post_hook(lambda *_: clock.leave()),
+            register_optimizer_step_pre_hook(lambda *_: clock.enter(OPTIMIZER)),
+            register_optimizer_step_post_hook(lambda *_: clock.leave()),
         ):
             undo.callback(hook.remove)
         for name in ("backward", "grad"):
@@ -187,6 +181,7 @@ class Profiler(EpochLoader):
         undo.callback(delattr, task, "train_step")
 
     def _start_trace(self) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else its library talks on the terminal
         kinds = {ProfilerActivity.CPU} | ({ProfilerActivity.CUDA} if self.clock.device.type == "cuda" else set())
         self.trace = profile(activities=kinds)
         self.trace.start()
@@ -216,7 +211,11 @@ class Profiler(EpochLoader):
             timed, seconds = steps, self.clock.seconds
         folder = run.folder / "profile"
         folder.mkdir(exist_ok=True)
-        lines = [*part_lines(seconds, timed), "", *operator_lines(self.trace, max(steps - self.timed, 1))]
+        lines = [
+            *part_lines(seconds, timed),
+            "",
+            *operator_lines(self.trace, max(steps - self.timed, 1), self.clock.device),
+        ]
         path = write_trace(self.trace, folder)
         size = path.stat().st_size / 2**20
         lines += ["", f"{path}: {size:.1f} MiB; open it in chrome://tracing (offline) or ui.perfetto.dev"]
@@ -238,45 +237,3 @@ def _in_part(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[
             return function(*args, **kwargs)
 
     return timed
-
-
-def part_lines(seconds: Counter[str], steps: int) -> list[str]:
-    total = sum(seconds.values())
-    rows = [f"{part:<24} {1000 * seconds[part] / steps:>9.2f} {seconds[part] / total:>8.1%}" for part in PARTS]
-    head = f"{f'mean of {steps} steps':<24} {'ms':>9} {'':>8}"
-    return [head.rstrip(), *rows, f"{'a step':<24} {1000 * total / steps:>9.2f} {1:>8.1%}"]
-
-
-def operator_lines(trace: Any, steps: int) -> list[str]:
-    """The operators in which most time is spent, without what they call."""
-    device = "device" if torch.cuda.is_available() and any(e.self_device_time_total for e in trace.key_averages()) else ""
-    kind = "self_device_time_total" if device else "self_cpu_time_total"  # microseconds
-    events = [e for e in trace.key_averages() if e.key not in PARTS and not e.key.startswith("Optimizer.")]
-    total = sum(getattr(e, kind) for e in events) or 1
-    events = sorted(events, key=lambda e: getattr(e, kind), reverse=True)[:OPERATORS]
-    head = f"{f'dearest operators on the {device or chr(67) + chr(80) + chr(85)}':<44} {'calls':>7} {'ms':>9}"
-    return [
-        head,
-        *(
-            f"{e.key[:44]:<44} {e.count / steps:>7.3g} {getattr(e, kind) / steps / 1000:>9.2f} {getattr(e, kind) / total:>8.1%}"
-            for e in events
-        ),
-    ]
-
-
-def write_trace(trace: Any, folder: Path) -> Path:
-    """trace.json, or where it is large trace.json.gz, which the viewers take as well; whole or not at all."""
-    part, path = folder / f".trace{files.PART}", folder / "trace.json"
-    with files.disk_errors_as_failure(path):
-        try:
-            trace.export_chrome_trace(str(part))
-            if part.stat().st_size > LARGE:
-                path = folder / "trace.json.gz"
-                with part.open("rb") as source, files.atomic_write(path, "wb") as file, gzip.open(file, "wb") as packed:
-                    shutil.copyfileobj(source, packed)
-            else:
-                part.replace(path)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-    return path
