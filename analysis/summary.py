@@ -191,7 +191,7 @@ def table(root: Layer) -> list[str]:
     depth, rows = 1, _rows(root, 0, 1)
     while (deeper := _rows(root, 0, depth + 1)) != rows and len(deeper) <= ROWS:
         depth, rows = depth + 1, deeper
-    head = f"{'layer':<27} {'type':<18} {'output':<12} {'parameters':>11} {'mult-adds':>9}"
+    head = f"{'layer':<26} {'type':<18} {'output':<12} {'parameters':>11} {'mult-adds':>9}"
     return [head, *rows]
 
 
@@ -200,7 +200,7 @@ def _rows(layer: Layer, level: int, depth: int) -> list[str]:
     shape = "x".join(map(str, layer.shape))
     cost = amount(layer.multiply_adds) if layer.multiply_adds else ""
     weights = f"{layer.parameters:,}" if layer.parameters else ""
-    row = f"{short(name, 27)} {short(layer.kind, 18)} {short(shape, 12)} {weights:>11} {cost:>9}".rstrip()
+    row = f"{short(name, 26)} {short(layer.kind, 18)} {short(shape, 12)} {weights:>11} {cost:>9}".rstrip()
     below = [row for child in layer.children for row in _rows(child, level + 1, depth)] if level < depth else []
     return [row, *below]
 

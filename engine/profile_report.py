@@ -2,7 +2,7 @@
 
 import gzip
 import shutil
-from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ LARGE = 10 * 2**20  # bytes from which on a trace is packed
 RANGES = (*PARTS, "Optimizer.", "enumerate(", "autograd::engine::")  # how the names begin that are no operators
 
 
-def part_lines(seconds: Counter[str], steps: int) -> list[str]:
+def part_lines(seconds: Mapping[str, float], steps: int) -> list[str]:
     """The parts of a step: milliseconds and percent; `seconds` are those of all the steps."""
     total = sum(seconds.values())
-    rows = [*((part, seconds[part]) for part in PARTS), ("a step", total)]
+    rows = [*((part, seconds.get(part, 0.0)) for part in PARTS), ("a step", total)]
     head = f"{f'mean of {steps} steps':<44} {'':>7} {'ms':>9}"
     return [head, *(f"{name:<52} {1000 * value / steps:>9.2f} {value / total:>7.1%}" for name, value in rows)]
 

@@ -8,7 +8,7 @@ nothing is hooked.
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,7 +33,8 @@ class Clock:
     """Seconds by part. A part inside of another one counts for itself alone, so that all add up to the whole."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, Counter[str]()
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
         self.stack: list[tuple[str, record_function]] = []
         self.last: float | None = None  # None: it stands still
 
@@ -95,7 +96,8 @@ class Profiler(EpochLoader):
         steps = len(self.batch_sampler) * (trainer.opt.max_epoch - trainer.state.epoch)
         self.warm_up, self.traced = min(WARM_UP, steps // 4), min(TRACED, -(-steps // 4))
         self.timed = max(min(TIMED, steps - self.warm_up - self.traced), 0)
-        self.step, self.done, self.timed_seconds = 0, False, Counter[str]()
+        self.step, self.done = 0, False
+        self.timed_seconds: dict[str, float] = {}
         self.hooks = ExitStack()
         self.trace: Any = None
 
@@ -141,7 +143,7 @@ class Profiler(EpochLoader):
             self._hook()
         if behind == self.warm_up + self.timed and self.trace is None:
             self.clock.stop()
-            self.timed_seconds = Counter(self.clock.seconds)
+            self.timed_seconds = dict(self.clock.seconds)
             self._start_trace()
         if behind == self.warm_up + self.timed + self.traced:
             self._end()
