@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ def train(**flags: Any) -> Any:
     Ctrl-C stops it after the step and saves it; so does `touch RUN_FOLDER/STOP`. `touch RUN_FOLDER/SAVE` saves it.
 
     Returns:
-        The run: `run.folder` is its folder, and `load_path=run` names it.
+        The run: `run.folder` is its folder, and `load_path=run` names it. With --dry-run what it would take: a dict.
 
     Examples:
         python main.py train --config=demo
         python main.py train --resume=last
         python main.py train --model=ResNet34 --train-data-root=DIR --max-epoch=20 --scheduler=cosine
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
+        python main.py train --config=demo --dry-run
     """
     opt, folder = resume.resolve_options(flags)
     resumes = folder is not None and checkpoints.saved_in(folder)
@@ -53,11 +54,16 @@ def train(**flags: Any) -> Any:
     from engine import provenance
     from engine.busy import busy_hint
     from engine.loop import Trainer
+    from engine.profiler import Profiler
     from engine.setup import build_training
     from engine.state import TrainerState
     from runs.run import Run
 
     point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
+    if opt.dry_run:
+        from analysis.dry_run import dry_run
+
+        return dry_run(opt, dataset, start_from, point)
     if folder and point.epoch >= opt.max_epoch:
         with closing(point.open_run(folder, opt)) as run:
             run.keep_only(0)
@@ -77,7 +83,8 @@ def train(**flags: Any) -> Any:
             trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
             if point.reschedules(opt):
                 trainer.report_lr()
-            state = trainer.fit()
+            with Profiler(trainer) if opt.profile else nullcontext():
+                state = trainer.fit()
         best = f"none, as {state.monitor} was NaN in every epoch"
         if state.best_value is not None:
             best = f"epoch {state.best_epoch}, {trainer.messages.format_score(state.monitor, state.best_value)}"
@@ -312,6 +319,31 @@ def bench(**flags: Any) -> dict[str, float]:
 
 
 @SetParseFn(str)
+def summary(**flags: Any) -> dict[str, Any]:
+    """Show a net layer by layer, and what it costs: parameters, multiply-adds, the memory of a training step.
+
+    Neither images nor a GPU are needed: the net is run without data.
+
+    Returns:
+        Parameters, multiply-adds of one image, and the bytes of a training step.
+
+    Examples:
+        python main.py summary --model=resnet18 --dataset=ImageNet
+        python main.py summary --config=cifar10 --batch-size=128
+        python main.py summary --load-path=last
+    """
+    opt = resolve("summary", flags)
+    checkpoint: dict[str, Any] = {}
+    if opt.load_path is not None:
+        opt, checkpoint = saved.load_saved("summary", flags)
+
+    from analysis import summary as report
+
+    facts = report.facts_of_checkpoint(checkpoint["metadata"]) if checkpoint else report.facts_of_dataset(opt)
+    return report.summarize(opt, facts)
+
+
+@SetParseFn(str)
 def runs(**flags: Any) -> list[dict[str, Any]]:
     """List all runs: how they stand, what they reached, and the options in which they differ.
 
@@ -393,6 +425,7 @@ COMMANDS = {
     "features": features,
     "check": check,
     "bench": bench,
+    "summary": summary,
     "runs": runs,
     "report": report,
     "help": help,

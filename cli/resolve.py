@@ -44,13 +44,14 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
     opt = Config(origin | places, **known | given)
     opt._typed = frozenset(flags)
     given_places = {name: places[name] for name in given}
-    if saved is not None or (command in LEARN and not opt.resume):  # else the model is not known yet
+    new = (command in LEARN and not opt.resume) or (command == "summary" and not opt.load_path)
+    if saved is not None or new:  # else the model is not known yet
         _check_task(opt, given_places)
         _check_effect(command, opt, given_places, saved or {})
-        if command in LEARN:
+        if saved is None or command in LEARN:
             models.find(opt.model)  # the default's own file may be broken
             _check_arguments(opt, given_places)
-    if command in LEARN and opt.dataset is None:
+    if (new or command in LEARN) and opt.dataset is None:
         opt.dataset = models.constants(opt.model).get("dataset", "DogCat")
     return opt
 
@@ -184,6 +185,8 @@ def _check_effect(command: str, opt: Config, places: Mapping[str, str], saved: M
         reasons["warmup"] = ("scheduler", "onecycle has its own")
     if opt.scheduler != "plateau":
         reasons["lr_decay"] = ("scheduler", f"it is the factor of plateau, and the scheduler is {opt.scheduler}")
+    if opt.dry_run:
+        reasons["profile"] = ("dry_run", "a dry run trains too little for that")
     if opt.on_bad_image == "fill" and command != "test":
         raise UsageError(f"--on-bad-image=fill is for test, which fills a row: {command} takes fail or skip")
     for name, (decider, reason) in reasons.items():
