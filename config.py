@@ -12,6 +12,9 @@ import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
 
 import data
 import models
@@ -40,7 +43,20 @@ def find_scheduler(name: str) -> str:
     return registry.find(name, registry.functions(path, "engine.schedules"), "scheduler")
 
 
+def check_address(address: str) -> str:
+    """The address of a server, as https://host/base; the port and the login come from elsewhere."""
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected http://host, https://host or https://host/base")
+    if parts.username is not None:
+        raise ValueError("the login comes from the environment: VISDOM_USERNAME, VISDOM_PASSWORD")
+    if parts.netloc.rpartition("]")[2].count(":"):
+        raise ValueError("the port is --vis-port")
+    return parts.geturl().rstrip("/")
+
+
 Model = Annotated[str, by_name(models.find)]
+Address = Annotated[str, AfterValidator(check_address)]
 Dataset = Annotated[str, by_name(data.find)]
 Optimizer = Annotated[str, by_name(torch_optim.find)]
 Scheduler = Annotated[str, by_name(find_scheduler)]
@@ -280,6 +296,12 @@ class Output(Options):
 
     vis_port: int | None = option(8097, ("train", "runs", "replay"), ge=1, le=65535)
     """port of the visdom server; None: no visdom"""
+
+    vis_server: Address = option("http://localhost", ("train", "runs", "replay"))
+    """address of the visdom server, as https://host/base; login: VISDOM_USERNAME, VISDOM_PASSWORD (environment)"""
+
+    tensorboard: bool = option(False, ("train",))
+    """write the run for TensorBoard too, into its folder's tensorboard/; needs the package tensorboard"""
 
     sinks: Names = option([], ("train",))
     """further views of the record: subclasses of Sink of yours, path/to/file.py:Class"""

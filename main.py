@@ -19,6 +19,7 @@ from cli import parsing
 from cli.resolve import resolve
 from data.listing import endings, find_unlabelled
 from engine import resume, saved
+from runs import history, sinks
 from utils import checkpoints, files
 from utils.errors import UsageError
 from utils.options import code_flags
@@ -43,6 +44,7 @@ def train(**flags: Any) -> Any:
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
     """
     opt, folder = resume.resolve_options(flags)
+    sinks.check(opt)
     resumes = folder is not None and checkpoints.saved_in(folder)
     start_from = checkpoints.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not resumes else None
     files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
@@ -257,6 +259,27 @@ def runs(**flags: Any) -> list[dict[str, Any]]:
 
 
 @SetParseFn(str)
+def replay(*folders: Any, **flags: Any) -> list[Path]:
+    """Draw past runs again, from their folders, on a visdom page, in TensorBoard or by a sink of yours.
+
+    Returns:
+        The folders.
+
+    Examples:
+        python main.py replay last
+        python main.py replay RUN OTHER_RUN --env=both
+        python main.py replay last --to=tensorboard
+    """
+    opt = resolve("replay", flags)
+    found = history.find(folders, opt.checkpoint_dir)
+    from runs import replay
+
+    for run in found:
+        print(replay.draw(run, opt))
+    return [run.folder for run in found]
+
+
+@SetParseFn(str)
 def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     """Explain the commands and options; `help NAME` explains one command, option, model, data set or preset.
 
@@ -276,6 +299,7 @@ COMMANDS = {
     "check": check,
     "bench": bench,
     "runs": runs,
+    "replay": replay,
     "help": help,
 }
 

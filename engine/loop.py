@@ -66,6 +66,7 @@ class Trainer:
             UsageError, RunError: an image, the machine or the numbers fail; it is saved unless a step was cut off.
         """
         self.state.watch(self.opt.monitor or self.task.monitor)
+        self.run.log_net(self.task.net)
         try:
             with self.stops:
                 while self.state.epoch < self.opt.max_epoch:
@@ -197,6 +198,7 @@ class Trainer:
         )
         for name, picture in self.task.samples().items():
             run.picture(name, picture, state.epoch)
+        run.log_net(self.task.net)
         epoch = f"epoch {state.epoch}/{self.opt.max_epoch}"
         summary = self.messages.epoch(means, state.metrics)
         run.log(f"{epoch}  {summary}  lr {done.lr:.3g}  {rate:.1f} img/s  {seconds:.0f} s")
