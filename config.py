@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import field_validator
 
 import data
 import models
@@ -56,7 +56,6 @@ def check_address(address: str) -> str:
 
 
 Model = Annotated[str, by_name(models.find)]
-Address = Annotated[str, AfterValidator(check_address)]
 Dataset = Annotated[str, by_name(data.find)]
 Optimizer = Annotated[str, by_name(torch_optim.find)]
 Scheduler = Annotated[str, by_name(find_scheduler)]
@@ -297,8 +296,10 @@ class Output(Options):
     vis_port: int | None = option(8097, ("train", "runs", "replay"), ge=1, le=65535)
     """port of the visdom server; None: no visdom"""
 
-    vis_server: Address = option("http://localhost", ("train", "runs", "replay"))
+    vis_server: str = option("http://localhost", ("train", "runs", "replay"))
     """address of the visdom server, as https://host/base; login: VISDOM_USERNAME, VISDOM_PASSWORD (environment)"""
+
+    _check_address = field_validator("vis_server")(check_address)
 
     tensorboard: bool = option(False, ("train",))
     """write the run for TensorBoard too, into its folder's tensorboard/; needs the package tensorboard"""
