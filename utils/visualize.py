@@ -24,7 +24,8 @@ MIN_SIDE = 256  # pixels; smaller pictures are shown enlarged
 WINDOW_BAR = 15  # pixels of a window's height that visdom forgets
 LOG_SIZE = {"width": 500, "height": 320}  # pixels
 # fills the window, and shows the end as lines come
-LOG_STYLE = "position:absolute; inset:14px 0 0 4px; overflow:auto; display:flex; flex-flow:column-reverse"
+LOG_STYLE = "position:absolute; inset:14px 0 0 4px; overflow:auto; display:flex; flex-flow:column-reverse; "
+LOG_STYLE += "font-size:12px; overflow-wrap:anywhere"
 
 
 def _safe(method):

@@ -39,11 +39,14 @@ LAYOUTS = {  # by task; what else there is comes after these
     ),
     "Gan": (
         *(Pane("distance"), Pane("generator loss"), Pane("discriminator loss"), Pane("images a second")),
-        *(Pane("generated", "image", 455, HIGH), Pane("real", "image", 455, HIGH)),
+        *(Pane("generated images", "image", 455, HIGH), Pane("real images", "image", 455, HIGH)),
         Pane("log", "text", COLUMN, HIGH),
     ),
 }
-PICTURES = {("Gan", "augmented"): "real"}  # what a task's picture shows, where that is not its name
+PICTURES = {
+    ("Gan", "augmented"): "real images",
+    ("Gan", "generated"): "generated images",
+}  # what a task's picture shows, where that is not its name
 
 
 def options(task: str, name: str, title: str, by: str) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def options(task: str, name: str, title: str, by: str) -> dict[str, Any]:
     pane = known.get(name, Pane(name))
     opts: dict[str, Any] = {"title": title, "width": pane.width, "height": pane.height}
     if pane.kind == "plot":
-        opts |= {"layoutopts": {"plotly": _layout(title, by)}, "markers": by == "epoch", "markersize": 4}
+        opts |= {"layoutopts": {"plotly": _layout(name, by)}, "markers": by == "epoch", "markersize": 4}
     return opts
 
 
@@ -61,12 +64,12 @@ def fitted(image: np.ndarray, height: int) -> np.ndarray:
     return np.pad(image, ((0, -(-len(image) * BAR // height)), (0, 0), (0, 0)), constant_values=255)
 
 
-def _layout(title: str, by: str) -> dict[str, Any]:
+def _layout(name: str, by: str) -> dict[str, Any]:
     return {
-        "title": {"text": title, "x": 0.02, "y": 0.97, "yanchor": "top", "font": {"size": 13}},
+        "title": {"text": name, "x": 0.02, "y": 0.97, "yanchor": "top", "font": {"size": 13}},
         "margin": {"l": 45, "r": 12, "t": 28, "b": 36},
         "xaxis": {"title": {"text": by, "standoff": 4, "font": {"size": 11}}, "nticks": 6},
-        "yaxis": {"nticks": 6},
+        "yaxis": {"nticks": 6, "automargin": True},
         "font": {"size": 11},
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
         "modebar": {"remove": MODEBAR},
@@ -77,10 +80,10 @@ def _layout(title: str, by: str) -> dict[str, Any]:
 MODEBAR = ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d", "toImage", "select2d", "lasso2d"]
 
 
-def matrix_layout(title: str, matrix: np.ndarray) -> dict[str, Any]:
+def matrix_layout(name: str, matrix: np.ndarray) -> dict[str, Any]:
     """Of a confusion matrix (K, K): true classes down, predicted ones to the right; with counts where K is small."""
     axis = {"type": "category", "automargin": True}
-    layout = _layout(title, "predicted")
+    layout = _layout(name, "predicted")
     layout["xaxis"] |= axis
     layout["yaxis"] = axis | {"title": {"text": "true", "standoff": 4, "font": {"size": 11}}, "autorange": "reversed"}
     written = len(matrix) <= MAX_WRITTEN and np.isfinite(matrix).all()

@@ -104,7 +104,7 @@ class VisdomPage(Sink):
         win, opts = self.window("confusion matrix")
         if matrix.size:
             opts |= {"rownames": self.classes, "columnnames": self.classes}
-            opts["layoutopts"] = panes.matrix_layout(opts["title"], matrix)
+            opts["layoutopts"] = panes.matrix_layout("confusion matrix", matrix)
             self.vis.heatmap(matrix, win=win, opts=opts)
 
     def log_image(self, name: str, image: np.ndarray) -> None:
