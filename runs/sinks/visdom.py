@@ -51,12 +51,13 @@ class VisdomPage(Sink):
 
     def replay(self, events: list[dict[str, Any]]) -> None:
         """All that the page showed before the run was resumed."""
+        lines, self.early = past.log_lines(self.folder), []  # which has the early ones as well
         self.vis.whole = True
         super().replay(events)
         self.vis.whole = False
         for name, pictures in past.pictures(self.folder).items():
             self.log_image(name, np.asarray(Image.open(pictures[-1][1])))
-        for line in past.log_lines(self.folder)[-MAX_LOG_LINES:]:
+        for line in lines[-MAX_LOG_LINES:]:
             self.log_text(line)
 
     def log_event(self, event: dict[str, Any]) -> None:
