@@ -21,6 +21,7 @@ from runs.history import read
 from runs.sinks import panes
 from utils import checkpoints
 from utils.errors import UsageError
+from utils.visualize import Visualizer
 
 FLAGS = ["--model=LeNet", "--dataset=MNIST", "--batch-size=32", "--max-epoch=2", "--num-workers=0", "--use-gpu=false"]
 FLAGS += ["--amp=off", "--vis-port=None", "--threads=1", "--print-freq=1"]
@@ -56,6 +57,12 @@ class Probe:
 def server():
     with visdom_server() as s:
         yield s
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A run that ends waits for a server that is slow because many tests run at a time."""
+    monkeypatch.setattr(Visualizer.close, "__defaults__", (60.0,))
 
 
 @pytest.fixture(scope="module")
