@@ -12,6 +12,9 @@ import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import field_validator
 
 import data
 import models
@@ -39,6 +42,18 @@ def find_scheduler(name: str) -> str:
         return name
     path = Path(__file__).parent / "engine" / "schedules.py"
     return registry.find(name, registry.functions(path, "engine.schedules"), "scheduler")
+
+
+def check_address(address: str) -> str:
+    """The address of a server, as https://host/base; the port and the login come from elsewhere."""
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected http://host, https://host or https://host/base")
+    if parts.username is not None:
+        raise ValueError("the login comes from the environment: VISDOM_USERNAME, VISDOM_PASSWORD")
+    if parts.netloc.rpartition("]")[2].count(":"):
+        raise ValueError("the port is --vis-port")
+    return parts.geturl().rstrip("/")
 
 
 Model = Annotated[str, by_name(models.find)]
@@ -281,6 +296,14 @@ class Output(Options):
 
     vis_port: int | None = option(8097, ("train", "runs", "replay"), ge=1, le=65535)
     """port of the visdom server; None: no visdom"""
+
+    vis_server: str = option("http://localhost", ("train", "runs", "replay"))
+    """address of the visdom server, as https://host/base; login: VISDOM_USERNAME, VISDOM_PASSWORD (environment)"""
+
+    _check_address = field_validator("vis_server")(check_address)
+
+    tensorboard: bool = option(False, ("train",))
+    """write the run for TensorBoard too, into its folder's tensorboard/; needs the package tensorboard"""
 
     sinks: Names = option([], ("train",))
     """further views of the record: subclasses of Sink of yours, path/to/file.py:Class"""

@@ -19,7 +19,7 @@ from cli import parsing
 from cli.resolve import for_classifiers, resolve
 from data.listing import endings, find_each, find_unlabelled
 from engine import resume, saved
-from runs import history
+from runs import history, sinks
 from utils import checkpoints, files
 from utils.errors import UsageError
 from utils.options import code_flags
@@ -45,6 +45,7 @@ def train(**flags: Any) -> Any:
         python main.py train --config=demo --dry-run
     """
     opt, folder = resume.resolve_options(flags)
+    sinks.check(opt)
     resumes = folder is not None and checkpoints.saved_in(folder)
     start_from = checkpoints.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not resumes else None
     files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
@@ -405,6 +406,27 @@ def report(*folders: Any, **flags: Any) -> Path:
 
 
 @SetParseFn(str)
+def replay(*folders: Any, **flags: Any) -> list[Path]:
+    """Draw past runs again, from their folders, on a visdom page, in TensorBoard or by a sink of yours.
+
+    Returns:
+        The folders.
+
+    Examples:
+        python main.py replay last
+        python main.py replay RUN OTHER_RUN --env=both
+        python main.py replay last --to=tensorboard
+    """
+    opt = resolve("replay", flags)
+    found = history.find(folders, opt.checkpoint_dir)
+    from runs import replay
+
+    for run in found:
+        print(replay.draw(run, opt))
+    return [run.folder for run in found]
+
+
+@SetParseFn(str)
 def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     """Explain the commands and options; `help NAME` explains one command, option, model, data set or preset.
 
@@ -428,6 +450,7 @@ COMMANDS = {
     "summary": summary,
     "runs": runs,
     "report": report,
+    "replay": replay,
     "help": help,
 }
 

@@ -69,6 +69,7 @@ class Trainer:
             UsageError, RunError: an image, the machine or the numbers fail; it is saved unless a step was cut off.
         """
         self.state.watch(self.opt.monitor or self.task.monitor)
+        self.run.log_net(self.task.net)
         try:
             with self.stops:
                 while self.state.epoch < self.opt.max_epoch:
@@ -212,6 +213,7 @@ class Trainer:
         )
         for name, picture in self.task.samples().items():
             run.picture(name, picture, state.epoch)
+        run.log_net(self.task.net)
         head = f"epoch {state.epoch}/{self.opt.max_epoch}{'*' if state.is_best else ' '}"
         parts, extra = self.messages.epoch(means, state.metrics), [f"lr {done.lr:.2g}", f"{rate:.0f} img/s"]
         left = f"{in_short(seconds * (self.opt.max_epoch - state.epoch))} left"
