@@ -8,13 +8,13 @@ from typing import Any
 
 from config import Config
 from runs import history, layout
-from runs.layout import GAP, Column, Differences, aligned, clipped, clock, score, shortened
+from runs.layout import GAP, Column, Differences, aligned, clock, score
 from runs.noise import Difference
 from runs.table import Row, as_text, differing, row_of
 from utils import files
 from utils.errors import UsageError
 from utils.options import dashed
-from utils.text import printable
+from utils.text import clipped, printable, shortened
 
 NARROW = 19  # columns of a terminal that a run takes at least: "0.6833 ± 0.14 (n 3)"
 LABEL = 60  # columns of a run's line in a legend, at most
@@ -101,13 +101,14 @@ def to_text(rows: list[Row], against: Differences, width: int | None) -> str:
 def _columns(rows: list[Row]) -> list[Column]:
     """The names of what is told, and a column for each row."""
     options, metrics = differing(rows), metrics_of(rows)
+    options += ["seed"] * (any(row.seeds for row in rows) and "seed" not in options)
     named = ["run", "status", "epochs", *options, "best epoch", *metrics, "last", "time"]
     columns = []
     for row, letter in letters(rows).items():
         best = ", ".join(str(run.best_epoch) for run in row.runs if run.best_epoch is not None)
         last = "" if row.last is None else f"{printable(row.monitor)} {row.last:.4g}"
-        cells = [printable(row.name), row.status, f"{row.epoch}/{row.max_epoch}"]
-        cells += [as_text(row.option(name)) for name in options]
+        cells = [printable(row.runs[0].name), row.status, f"{row.epoch}/{row.max_epoch}"]
+        cells += [", ".join(r.seed for r in row.runs) if n == "seed" else as_text(row.option(n)) for n in options]
         columns.append(
             Column(letter, [*cells, best, *(score(row, name) for name in metrics), last, clock(row.seconds)])
         )
@@ -119,7 +120,7 @@ def verdicts(rows: list[Row], against: Differences) -> list[str]:
     letter, first = letters(rows), rows[0]
     lines = [_verdict(row, against.get(row), f"{letter[row]} - {letter[first]}", first) for row in rows[1:]]
     single = next((row for row in rows if not row.seeds), None)
-    if single and any(one.p is None for one in against.values()):
+    if single and any(one.p is None and not _copied(row, first) for row, one in against.items()):
         folder = shlex.quote(printable(single.folder / "config.yaml"))
         seed = int(single.seed) + 1 if single.seed.isdecimal() else 1
         lines.append(f"another seed: python main.py train --config={folder} --seed={seed}")
@@ -135,7 +136,12 @@ def _verdict(row: Row, one: Difference | None, name: str, first: Row) -> str:
     said = f"{name}: {printable(row.monitor)} {one.value:+.4g}"
     if one.p is not None:
         return f"{said}, {one.test}, p {one.p:.2g}: {one.verdict}"
-    if row.started and (row.started, row.options) == (first.started, first.options):
+    if _copied(row, first):
         return f"{said}: they are one run, copied"
     each = "" if row.seeds or first.seeds else " each"
     return f"{said}: one seed{each} cannot tell"
+
+
+def _copied(row: Row, first: Row) -> bool:
+    """Whether two folders hold one run: no two start in the same millisecond with the same options."""
+    return bool(row.started) and (row.started, row.options) == (first.started, first.options)

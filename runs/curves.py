@@ -55,7 +55,7 @@ def draw(rows: list[Row], opt: Config) -> list[str]:
 def panels_of(rows: list[Row]) -> dict[str, list[Curve]]:
     """{title: curves}: the losses, of GANs those of both nets; and each monitored metric that is none of them."""
     names = sorted({name for row in rows for run in row.runs for epoch in run.epochs for name in epoch})
-    losses = [name for name in ("val_loss", "train_loss") if name in names]
+    losses: list[str] = [name for name in ("val_loss", "train_loss") if name in names]
     losses = losses or [name for name in names if name.startswith("train_") and name.endswith("_loss")]
     panels = {"loss": losses}
     for monitored in sorted({f"val_{row.monitor}" for row in rows} - set(losses)):
@@ -102,9 +102,9 @@ def _figure(panels: dict[str, list[Curve]], rows: list[Row]) -> Any:
 
     labels = dict(list(compare.labels(rows).items())[:SHOWN])
     rcParams["font.family"], labels = _readable(labels)
-    few = [f"C{i}" for i in range(10)]
-    colours = dict(zip(rows, few if len(rows) <= 10 else colormaps["turbo"].resampled(len(rows)).colors, strict=False))
-    figure = Figure(figsize=(5 * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained", dpi=100)
+    many = len(rows) > 10  # more than there are named colours
+    colours = {row: colormaps["turbo"](i / len(rows)) if many else f"C{i}" for i, row in enumerate(rows)}
+    figure = Figure(figsize=(5 * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained", dpi=90)
     FigureCanvasAgg(figure)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for curve in curves:
@@ -120,7 +120,8 @@ def _figure(panels: dict[str, list[Curve]], rows: list[Row]) -> Any:
         axes.grid(alpha=0.3)
         kinds = {curve.name: curve.style for curve in curves}
         if len(kinds) > 1:
-            axes.legend([Line2D([], [], color="0.3", linestyle=s) for s in kinds.values()], kinds, fontsize="small")
+            lines = [axes.plot([], [], kind, color="0.3")[0] for kind in kinds.values()]
+            axes.legend(lines, list(kinds), fontsize="small")
     handles = [Line2D([], [], color=colours[row]) for row in labels]
     legend = figure.legend(handles, labels.values(), loc="outside lower center", fontsize="small", frameon=False)
     for text in legend.get_texts():
@@ -160,8 +161,8 @@ def draw_in_visdom(panels: dict[str, list[Curve]], rows: list[Row], opt: Config)
 
         from utils.visualize import Visualizer
 
-        page, failed = opt.env or "runs", []
-        vis = Visualizer(page, port=opt.vis_port, warn=failed.append)
+        page = opt.env or "runs"
+        vis = Visualizer(page, port=opt.vis_port, warn=lambda line: None)
         labels = compare.labels(rows)
         for title, curves in panels.items():
             epochs = sorted({n for curve in curves for n in curve.epochs})

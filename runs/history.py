@@ -123,7 +123,8 @@ def read(folder: Path, steps: bool = False) -> History | None:
     start: dict[str, Any] = {}
     others: list[dict[str, Any]] = []
     with suppress(OSError):
-        for line in _lines((folder / "metrics.jsonl").read_bytes(), steps):
+        data = (folder / "metrics.jsonl").read_bytes()
+        for line in data.split(b"\n") if steps else _without_steps(data):
             with suppress(ValueError, RecursionError):
                 event = json.loads(line.decode())
                 kind = event.get("kind") if isinstance(event, dict) else None
@@ -139,17 +140,13 @@ def read(folder: Path, steps: bool = False) -> History | None:
     return History(folder, start, epochs, all_steps if steps else [], others if steps else [])
 
 
-def _lines(data: bytes, steps: bool) -> Iterator[bytes]:
-    """The lines of a record; without `steps` those of BEGINNINGS alone: the others, most of it, are never looked at."""
-    if steps:
-        yield from data.split(b"\n")
-        return
-    data = b"\n" + data
+def _without_steps(data: bytes) -> Iterator[bytes]:
+    """The lines of a record that begin as BEGINNINGS do; the others, most of it, are never looked at."""
+    data = b"\n%s\n" % data
     for beginning in BEGINNINGS:
         start = data.find(beginning)
         while start >= 0:
             end = data.find(b"\n", start + 1)
-            end = end if end >= 0 else len(data)
             yield data[start:end]
             start = data.find(beginning, end)
 

@@ -11,12 +11,10 @@ from functools import cached_property
 from shutil import get_terminal_size
 from typing import Any
 
-from tqdm.utils import disp_len
-
 from runs import record
 from runs.noise import LEVEL, Difference
-from runs.table import Row, as_text, differing
-from utils.text import printable
+from runs.table import WITHOUT_EFFECT, Row, as_text, differing
+from utils.text import clipped, printable, shortened, width_of
 
 GAP = 2  # columns of the terminal between two of the table
 NAME, OPTION = 14, 24  # columns of a terminal: the least for the name of a run, the most for an option
@@ -124,9 +122,10 @@ def _columns(rows: list[Row], against: Differences) -> tuple[list[Column], dict[
         "last": Column("last", ["" if row.last is None else f"{row.last:.4g}" for row in rows]),
         "time": Column("time", [clock(row.seconds) for row in rows]),
     }
-    options = {name: Column(name, [as_text(row.option(name)) for row in rows]) for name in differing(rows)}
-    names = list(options)
-    return core, {name: (options | own)[name] for name in [*names[:FIRST], *own, *names[FIRST:]]}
+    told = [name for name in differing(rows) if name != "max_epoch"]  # which is in `epoch`
+    options = {name: Column(name, [as_text(row.option(name)) for row in rows]) for name in told}
+    first = [name for name in told if name not in WITHOUT_EFFECT][:FIRST]
+    return core, {name: (options | own)[name] for name in dict.fromkeys([*first, *own, *told])}
 
 
 def _fitted(
@@ -176,27 +175,7 @@ def score(row: Row, metric: str) -> str:
     return f"{row.metrics[metric]:.4g}{more}"
 
 
-def width_of(text: str) -> int:
-    """The columns of a terminal that the text takes."""
-    return len(text) if text.isascii() else disp_len(text)
-
-
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def shortened(text: str, width: int) -> str:
-    """The text in `width` columns of a terminal; where it is longer, its middle is left out."""
-    if width_of(text) <= width:
-        return text
-    tail = clipped(text[::-1], width // 2)[::-1]
-    return clipped(text, width - 1 - width_of(tail)) + "…" + tail
-
-
-def clipped(text: str, width: int) -> str:
-    """The beginning of the text that `width` columns of a terminal hold; many characters take two."""
-    while text and width_of(text) > width:
-        text = text[: -max(1, (width_of(text) - width) // 2)]
-    return text

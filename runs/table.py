@@ -75,8 +75,9 @@ class Row:
         columns = {"name": self.name, "status": self.status, "epoch": self.epoch, "seconds": self.seconds}
         columns |= {"best": self.best, "last": self.last, "started": self.started}
         option = name.replace("-", "_")
-        known = self.option(option) if option in Config.fields() else None
-        return columns.get(name, self.metrics.get(name, known))
+        if name not in columns and option in Config.fields():  # an epoch has an lr too, that of its end
+            return self.option(option)
+        return columns.get(name, self.metrics.get(name))
 
 
 def read_all(folder: str | Path) -> list[Row]:
