@@ -26,7 +26,7 @@ from runs.run import Run
 from utils import checkpoints, pictures
 from utils.errors import RunError, Stopped
 from utils.progress import Progress
-from utils.text import counted, printable
+from utils.text import counted, fitted, in_short, printable
 
 MAX_SKIPPED = 20  # steps in a row that may be left out before there is no sense in training on
 PREVIEWED = 64  # augmented images in a picture
@@ -197,9 +197,10 @@ class Trainer:
         )
         for name, picture in self.task.samples().items():
             run.picture(name, picture, state.epoch)
-        epoch = f"epoch {state.epoch}/{self.opt.max_epoch}"
-        summary = self.messages.epoch(means, state.metrics)
-        run.log(f"{epoch}  {summary}  lr {done.lr:.3g}  {rate:.1f} img/s  {seconds:.0f} s")
+        head = f"epoch {state.epoch}/{self.opt.max_epoch}{'*' if state.is_best else ' '}"
+        parts, extra = self.messages.epoch(means, state.metrics), [f"lr {done.lr:.2g}", f"{rate:.0f} img/s"]
+        left = f"{in_short(seconds * (self.opt.max_epoch - state.epoch))} left"
+        run.log(fitted(head, parts, extra, left if state.epoch < self.opt.max_epoch else ""), best=state.is_best)
         for count, noun, what, items in (
             (len(done.skipped), "step", "left out", map(str, done.skipped)),
             (len(done.bad), "image", "replaced by another of its class", done.bad),

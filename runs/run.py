@@ -18,6 +18,7 @@ from runs import sinks
 from runs.record import Log, Record
 from utils import checkpoints, files, pictures
 from utils.options import code_flags
+from utils.progress import coloured
 
 
 class Run:
@@ -131,11 +132,16 @@ class Run:
         pictures.write(samples / f"{file}.png", image)
         self._show("log_image", name, image)
 
-    def log(self, line: str) -> None:
-        """A line on the terminal, above the progress bar, in log.txt and in the views."""
+    def log(self, line: str, best: bool = False) -> None:
+        """A line on the terminal, above the progress bar, in log.txt and in the views.
+
+        Args:
+            best: the line of the best epoch so far: green on a terminal, as warnings are yellow.
+        """
         line = line.encode(errors="backslashreplace").decode()  # a file's name may be no text
+        colour = "green" if best else "yellow" if line.startswith("warning: ") else ""
         with suppress(OSError):  # `train | head`, a closed terminal: nobody reads on, the training goes on
-            tqdm.write(line, file=sys.stdout)
+            tqdm.write(coloured(line, colour), file=sys.stdout)
             sys.stdout.flush()
         self.log_text(line)
 

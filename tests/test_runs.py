@@ -15,6 +15,7 @@ import sys
 import termios
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,7 +28,10 @@ import models
 from cli import presets
 from config import Config
 from data import cache as cached
+from engine.messages.classify import ClassifyMessages
 from utils import checkpoints
+from utils.progress import coloured
+from utils.text import fitted, in_short
 
 
 def events(run, kind):
@@ -57,9 +61,37 @@ def test_a_run_folder_says_everything(tiny_run, dogcat):
     assert sum(map(sum, epoch["val_confusion"])) == 8
     log = (tiny_run / "log.txt").read_text()
     line = next(line for line in log.splitlines() if line.startswith("epoch 1/1"))
-    for part in ("train loss", "val loss", "accuracy", "confusion [[", "lr ", "img/s"):
-        assert part in line
+    (a, b), (c, d) = epoch["val_confusion"]
+    assert line.startswith(f"epoch 1/1*  loss {epoch['train_loss']:.4f}  val {epoch['val_loss']:.4f}  acc ")
+    assert f"acc {epoch['val_accuracy']:.2%}  [{a} {b}; {c} {d}]  lr 0.001" in line and len(line) <= 80
     assert Image.open(tiny_run / "samples" / "predictions_001.png").size[0] > 100
+
+
+@pytest.mark.parametrize("images", [9, 99, 999, 3750])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("seconds", [1, 59, 5000, 8e5])
+def test_the_line_of_an_epoch_fits_80_columns(classes, images, seconds):
+    task = SimpleNamespace(classes=[str(k) for k in range(classes)], opt=SimpleNamespace(monitor=None))
+    metrics = {"loss": 1234.5678, "accuracy": 1.0, "confusion": [[images] * classes] * classes}
+    parts = ClassifyMessages(task).epoch({"loss": 0.12345}, metrics)
+    line = fitted("epoch 99/99*", parts, ["lr 0.00013", "123 img/s"], f"{in_short(seconds)} left")
+    assert len(line) <= 80 and "loss 0.1235" in line and "val 1235" in line and "acc 100.00%" in line
+    assert line.endswith(" left") and (f"[{images} {images}; {images} {images}]" in line) == (classes == 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "colour"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colours_only_where_they_are_wanted(variables, colour, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert coloured("warning: x", "yellow") == ("\x1b[33mwarning: x\x1b[0m" if colour else "warning: x")
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: False))
+    assert coloured("warning: x", "yellow") == "warning: x"
 
 
 def test_a_checkpoint_is_complete_and_plain(tiny_run):

@@ -1,5 +1,6 @@
 """Progress of long work: a tqdm bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -10,6 +11,13 @@ from typing import TypeVar
 from tqdm import tqdm
 
 EVERY = 30  # seconds between two lines
+COLOURS = {"green": 32, "yellow": 33}
+
+
+def coloured(text: str, colour: str) -> str:
+    """The text in a colour, where it goes to a terminal that shows them; plain where NO_COLOR is set (no-color.org)."""
+    plain = not colour or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
+    return text if plain else f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
 
 
 class Progress:

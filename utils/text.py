@@ -23,6 +23,22 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(names[:FEW]) + (f", ... ({len(names)})" if len(names) > FEW else "")
 
 
+def in_short(seconds: float) -> str:
+    """A time in few characters: `59s`, `12m`, `3.4h`, `2.1d`."""
+    for length, unit in ((86400, "d"), (3600, "h")):
+        if seconds >= length:
+            return f"{seconds / length:.1f}{unit}"
+    return f"{seconds / 60:.0f}m" if seconds >= 99.5 else f"{seconds:.0f}s"
+
+
+def fitted(head: str, parts: list[str], extra: list[str], tail: str, width: int = 80) -> str:
+    """One line of words in so many columns: of `extra` as many as there is room for, of `parts` all if possible."""
+    ends = [tail] if tail else []
+    lines = ["  ".join([head, *parts, *extra[:count], *ends]) for count in range(len(extra), -1, -1)]
+    lines += [" ".join([head, *parts[:count], *ends]) for count in range(len(parts), -1, -1)]
+    return next((line for line in lines if len(line) <= width), lines[-1])
+
+
 def one_line(text: object) -> str:
     """A message in one printable line; the middle of what is very long in it is left out."""
     words = printable(text if isinstance(text, str) else str(text)).split(" ")

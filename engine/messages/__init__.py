@@ -15,10 +15,14 @@ class Messages:
     def __init__(self, task: Any) -> None:
         self.task, self.opt = task, task.opt
 
-    def epoch(self, means: Metrics, metrics: Metrics) -> str:
-        """An epoch in a few words: the mean metrics of its steps, and those of the evaluation after it."""
+    def epoch(self, means: Metrics, metrics: Metrics) -> list[str]:
+        """An epoch in a few words, those first that must not be left out where the line gets too long.
+
+        Args:
+            means: the mean metrics of its steps. metrics: those of the evaluation after it.
+        """
         train = [f"train {name.replace('_', ' ')} {value:.4f}" for name, value in means.items()]
-        return "  ".join([*train, *(f"val {line}" for line in self._scalars(metrics, ".4f"))])
+        return [*train, *(f"val {line}" for line in self._scalars(metrics, ".4f"))]
 
     def table(self, metrics: Metrics) -> str:
         """The metrics of an evaluation, line by line."""

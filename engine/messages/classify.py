@@ -12,16 +12,18 @@ from engine.metrics import better_than_chance
 
 WIDE = 12  # classes of which the table shows the confusion matrix
 COLUMN, MATRIX = 8, 120  # columns of a terminal: for a predicted class at least, for all of them at most
-SHORT = 4  # classes of which the line of an epoch does
 
 
 class ClassifyMessages(Messages):
-    def epoch(self, means: Metrics, metrics: Metrics) -> str:
-        """Losses, accuracy, the monitored metric and, for a few classes, the confusion matrix."""
-        text = f"train loss {means['loss']:.4f}  val loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
+    def epoch(self, means: Metrics, metrics: Metrics) -> list[str]:
+        """Losses of training and validation, accuracy, the monitored metric, of two classes the confusion matrix."""
+        parts = [f"loss {_short(means['loss'])}", f"val {_short(metrics['loss'])}", f"acc {metrics['accuracy']:.2%}"]
         if self.opt.monitor not in (None, "loss", "accuracy"):
-            text += f"  {self.format_score(self.opt.monitor, metrics[self.opt.monitor])}"
-        return f"{text}  confusion {metrics['confusion']}" if len(metrics["confusion"]) <= SHORT else text
+            parts.append(self.format_score(self.opt.monitor, metrics[self.opt.monitor]))
+        if len(self.task.classes) == 2:
+            (a, b), (c, d) = metrics["confusion"]
+            parts.append(f"[{a} {b}; {c} {d}]")
+        return parts
 
     def table(self, metrics: Metrics) -> str:
         """All metrics, with a line for each class and the confusion matrix where it fits the terminal."""
@@ -72,6 +74,11 @@ class ClassifyMessages(Messages):
             f"(now {self.task.lr():.3g}: try a tenth and ten times that), labels that do not belong to the images "
             "(`python main.py check`), or simply too few epochs so far"
         )
+
+
+def _short(value: float) -> str:
+    """A loss in six characters or a few more: four digits after the point where it is small."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def _left(text: str, width: int) -> str:

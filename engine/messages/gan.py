@@ -6,9 +6,11 @@ COLLAPSED, ONE_SIDED = 0.2, 0.5  # of the real images' mean difference, and spre
 
 
 class GanMessages(Messages):
-    def epoch(self, means: Metrics, metrics: Metrics) -> str:
-        train = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items())
-        return f"{train}  Fréchet distance {metrics['distance']:.3g}  variety {metrics['variety']:.2f}"
+    def epoch(self, means: Metrics, metrics: Metrics) -> list[str]:
+        """Losses of generator and discriminator, distance and variety; real, fake: what the discriminator says."""
+        losses = [f"{name[0].upper()} {means[f'{name}_loss']:.3f}" for name in ("generator", "discriminator")]
+        judged = [f"{name} {means[name]:.2f}" for name in ("real", "fake")]
+        return [*losses, f"distance {metrics['distance']:.3g}", f"variety {metrics['variety']:.2f}", *judged]
 
     def table(self, metrics: Metrics) -> str:
         warning = self.diagnose({}, metrics, 1)
