@@ -10,7 +10,7 @@ from config import Config
 from runs import history, layout
 from runs.layout import GAP, Column, Differences, aligned, clock, score
 from runs.noise import Difference
-from runs.table import Row, as_text, differing, row_of
+from runs.table import WITHOUT_EFFECT, Row, as_text, differing, row_of
 from utils import files
 from utils.errors import UsageError
 from utils.options import dashed
@@ -52,7 +52,7 @@ def letters(rows: list[Row]) -> dict[Row, str]:
 
 def labels(rows: list[Row]) -> dict[Row, str]:
     """The rows in a legend: `A: resnet18_Demo_1126_013723, lr 0.002`."""
-    options = differing(rows)[:2]
+    options = [name for name in differing(rows) if name not in WITHOUT_EFFECT][:2]
     found = {}
     for row, letter in letters(rows).items():
         words = [f"{name} {as_text(row.option(name))}" for name in options] + [f"n {len(row.seeds)}"] * bool(row.seeds)

@@ -107,26 +107,31 @@ def _figure(panels: dict[str, list[Curve]], rows: list[Row]) -> Any:
     figure = Figure(figsize=(5 * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained", dpi=90)
     FigureCanvasAgg(figure)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for curve in curves:
-            marker = "." if len(curve.epochs) < 30 else ""
-            axes.plot(curve.epochs, curve.mean, curve.style, color=colours[curve.row], marker=marker, linewidth=1.5)
-            if curve.row.seeds:
-                axes.fill_between(
-                    curve.epochs, curve.low, curve.high, color=colours[curve.row], alpha=0.15, linewidth=0
-                )
-        axes.set_title(printable(title).removeprefix("val_"), parse_math=False)
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        kinds = {curve.name: curve.style for curve in curves}
-        if len(kinds) > 1:
-            lines = [axes.plot([], [], kind, color="0.3")[0] for kind in kinds.values()]
-            axes.legend(lines, list(kinds), fontsize="small")
+        _draw_panel(axes, title, curves, colours)
     handles = [Line2D([], [], color=colours[row]) for row in labels]
     legend = figure.legend(handles, labels.values(), loc="outside lower center", fontsize="small", frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a name may hold dollars
     return figure
+
+
+def _draw_panel(axes: Any, title: str, curves: list[Curve], colours: dict[Row, Any]) -> None:
+    for curve in curves:
+        marker = "." if len(curve.epochs) < 30 else ""
+        axes.plot(curve.epochs, curve.mean, curve.style, color=colours[curve.row], marker=marker, linewidth=1.5)
+        if curve.row.seeds:
+            axes.fill_between(curve.epochs, curve.low, curve.high, color=colours[curve.row], alpha=0.15, linewidth=0)
+    values = [value for curve in curves for value in curve.low + curve.high]
+    if title == "loss" and 0 < 10 * min(values) < max(values):  # else the start hides the end
+        axes.set_yscale("log")
+    axes.set_title(printable(title).removeprefix("val_"), parse_math=False)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    kinds = {curve.name: curve.style for curve in curves}
+    if len(kinds) > 1:
+        lines = [axes.plot([], [], kind, color="0.3")[0] for kind in kinds.values()]
+        axes.legend(lines, list(kinds), fontsize="small")
 
 
 def _readable(labels: dict[Row, str]) -> tuple[list[str], dict[Row, str]]:

@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 FALLING = ("loss", "distance", "error")  # metrics of which less is better end so
 TAIL = 4096  # bytes of log.txt in which its last words are
-BEGINNINGS = tuple(b'\n{"kind": "%s"' % kind for kind in (b"start", b"resume", b"epoch"))
+BEGINNINGS = (b'\n{"kind": "start"', b'\n{"kind": "resume"', b'\n{"kind": "epoch"')
 
 
 @dataclass
@@ -61,9 +61,8 @@ class History:
     @property
     def monitor(self) -> str:
         """The metric that the best epoch is chosen by."""
-        wanted = self.options.get("monitor")
-        own = "distance" if self.start.get("task") == "Gan" else "accuracy"
-        return wanted if wanted and isinstance(wanted, str) else own
+        name = self.options.get("monitor") or ("distance" if self.start.get("task") == "Gan" else "accuracy")
+        return str(name)  # of a damaged record it may be anything
 
     @property
     def falls(self) -> bool:
