@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ if sys.platform != "win32":
 
 FALLING = ("loss", "distance", "error")  # metrics of which less is better end so
 TAIL = 4096  # bytes of log.txt in which its last words are
+BEGINNINGS = (b'\n{"kind": "start"', b'\n{"kind": "resume"', b'\n{"kind": "epoch"')
 
 
 @dataclass
@@ -54,7 +56,7 @@ class History:
     def started(self) -> float:
         """Seconds since 1970."""
         time = self.start.get("time")
-        return float(time) if isinstance(time, (int, float)) else 0.0
+        return float(time) if is_number(time) else 0.0  # type: ignore[arg-type]
 
     @property
     def monitor(self) -> str:
@@ -67,16 +69,17 @@ class History:
         """Whether less of the monitored metric is better."""
         return self.monitor.endswith(FALLING)
 
-    @property
+    @cached_property
     def scored(self) -> list[dict[str, Any]]:
         """The epochs in which the monitored metric was measured."""
-        return [epoch for epoch in self.epochs if is_number(epoch.get(f"val_{self.monitor}"))]
+        name = f"val_{self.monitor}"
+        return [epoch for epoch in self.epochs if is_number(epoch.get(name))]
 
     @property
     def best(self) -> dict[str, Any] | None:
         """The best epoch: by the monitored metric, and among equals by the loss."""
         sign, name = -1 if self.falls else 1, f"val_{self.monitor}"
-        return max(self.scored, key=lambda e: (sign * e[name], -(numbers(e).get("val_loss", 0))), default=None)
+        return max(self.scored, key=lambda e: (sign * e[name], -number(e, "val_loss")), default=None)
 
     @property
     def done(self) -> int:
@@ -119,11 +122,10 @@ def read(folder: Path, steps: bool = False) -> History | None:
     start: dict[str, Any] = {}
     others: list[dict[str, Any]] = []
     with suppress(OSError):
-        for line in (folder / "metrics.jsonl").read_bytes().splitlines():
-            if not steps and line.startswith((b'{"kind": "step"', b'{"kind": "watch"')):
-                continue
+        data = (folder / "metrics.jsonl").read_bytes()
+        for line in data.split(b"\n") if steps else _without_steps(data):
             with suppress(ValueError, RecursionError):
-                event = json.loads(line)
+                event = json.loads(line.decode())
                 kind = event.get("kind") if isinstance(event, dict) else None
                 if kind in ("start", "resume") and isinstance(event.get("config"), dict):
                     start = event | {"time": start.get("time", event.get("time"))}
@@ -137,10 +139,23 @@ def read(folder: Path, steps: bool = False) -> History | None:
     return History(folder, start, epochs, all_steps if steps else [], others if steps else [])
 
 
-def read_all(folder: str | Path) -> list[History]:
-    """The runs in a folder, the newest first."""
-    found = [read(path.parent) for path in Path(folder).glob("[!.]*/metrics.jsonl")]
-    return sorted((run for run in found if run), key=lambda run: run.started, reverse=True)
+def _without_steps(data: bytes) -> Iterator[bytes]:
+    """The lines of a record that begin as BEGINNINGS do; the others, most of it, are never looked at."""
+    data = b"\n%s\n" % data
+    for beginning in BEGINNINGS:
+        start = data.find(beginning)
+        while start >= 0:
+            end = data.find(b"\n", start + 1)
+            yield data[start:end]
+            start = data.find(beginning, end)
+
+
+def each(folder: str | Path) -> Iterator[History]:
+    """The runs in a folder, in any order, one in memory at a time."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if not name.startswith(".") and (run := read(Path(folder, name))):
+                yield run
 
 
 def find(words: tuple[Any, ...], runs: str | Path) -> list[History]:
@@ -169,7 +184,14 @@ def find(words: tuple[Any, ...], runs: str | Path) -> list[History]:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a finite number."""
+    return type(value) in (float, int) and abs(value) <= sys.float_info.max
+
+
+def number(event: dict[str, Any], name: str) -> float:
+    """A number of the entry; 0 where it has none of the name."""
+    value = event.get(name)
+    return value if is_number(value) else 0  # type: ignore[return-value]
 
 
 def numbers(event: dict[str, Any]) -> dict[str, float]:

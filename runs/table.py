@@ -1,38 +1,36 @@
-"""The table of all runs, read from their folders: how each stands, and where they differ. Imports no torch."""
+"""The rows of the table of runs: how each stands, what it reached, which are seeds of one experiment. No torch."""
 
-import csv
-import io
 import json
-import operator
-import re
+import os
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm.utils import disp_len
-
 from config import Config
 from runs import history
 from runs.history import History
-from runs.record import to_json
-from utils.errors import UsageError, nearest
 from utils.text import counted, printable
 
 # the options that tell experiments apart
 TOLD = [n for n in Config.fields() if "train" in Config.commands_of(n) and n not in ("checkpoint_dir", "resume", "env")]
-COLUMNS = ("name", "status", "epoch", "best", "last", "seconds", "started")
-TERM = re.compile(r"([\w-]+)(<=|>=|!=|==|=|<|>)(.*)")
+# those that leave what is learned as it is, but for rounding: runs that differ in these alone are one experiment
+WITHOUT_EFFECT = {"num_workers", "data_timeout", "threads", "channels_last", "metrics"}
+WITHOUT_EFFECT |= {name for name in TOLD if Config.group_of(name) == "output"}
+PATHS = ("train_data_root", "load_path", "judge")  # of those that tell
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """One run, or several that differ in the seed alone.
 
     Attributes:
         status: "running", "finished", "stopped" (by its user), "failed" (it said why) or "died".
         metrics: what was measured in the best epoch; `last`: the monitored metric after the last one.
-        seeds: of a group, the rows of its runs.
+        images: how many are trained on, and validated on.
+        seeds: of a group, the rows of its runs, the newest first.
+        epochs: the entries of the record, where they were asked for.
     """
 
     name: str
@@ -40,69 +38,104 @@ class Row:
     epoch: int
     max_epoch: int
     monitor: str
+    falls: bool
     metrics: dict[str, float]
     last: float | None
     seconds: float
     started: float
     options: dict[str, Any]
+    images: tuple[Any, Any]
+    folder: Path
+    best_epoch: int | None = None
     seeds: list["Row"] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def best(self) -> float | None:
         return self.metrics.get(f"val_{self.monitor}")
 
+    @property
+    def runs(self) -> list["Row"]:
+        """The row of each run."""
+        return self.seeds or [self]
+
+    @property
+    def seed(self) -> str:
+        return as_text(self.option("seed"))
+
     def option(self, name: str) -> Any:
-        """The option, or its default where the run is older than it."""
-        return self.options.get(name, Config.default_of(name))
+        """The option, or its default where the run is older than it; of a group that differs in it, all as a text."""
+        if not self.seeds or name == "seed":
+            return self.options.get(name, Config.default_of(name))
+        values = {as_text(run.option(name)): run.option(name) for run in self.seeds}
+        return ", ".join(values) if len(values) > 1 else next(iter(values.values()))
 
     def value(self, name: str) -> Any:
         """What `--where` and `--sort` mean by a name: a column, a metric, an option; None where the run has none."""
         columns = {"name": self.name, "status": self.status, "epoch": self.epoch, "seconds": self.seconds}
         columns |= {"best": self.best, "last": self.last, "started": self.started}
         option = name.replace("-", "_")
-        known = self.option(option) if option in Config.fields() else None
-        return columns.get(name, self.metrics.get(name, known))
+        if name not in columns and option in Config.fields():  # an epoch has an lr too, that of its end
+            return self.option(option)
+        return columns.get(name, self.metrics.get(name))
 
 
 def read_all(folder: str | Path) -> list[Row]:
     """The runs in a folder, the newest first; what is damaged, half copied or being written is read as far as it is."""
-    return [row_of(run) for run in history.read_all(folder)]
+    return sorted(map(row_of, history.each(folder)), key=lambda row: row.started, reverse=True)
 
 
-def row_of(run: History) -> Row:
+def row_of(run: History, epochs: bool = False) -> Row:
+    """The row of a run; `epochs`: with its epochs, for curves."""
+    best, images = run.best or {}, run.start.get("images")
+    counts = images if isinstance(images, dict) else {}
     return Row(
         name=run.name,
         status=run.status,
         epoch=run.done,
         max_epoch=run.max_epoch,
         monitor=run.monitor,
-        metrics=history.numbers(run.best or {}),
+        falls=run.falls,
+        metrics=history.numbers(best),
         last=float(run.scored[-1][f"val_{run.monitor}"]) if run.scored else None,
-        seconds=sum(history.numbers(epoch).get("seconds", 0) for epoch in run.epochs),
+        seconds=float(sum(history.number(epoch, "seconds") for epoch in run.epochs)),
         started=run.started,
         options=run.options,
+        images=(counts.get("train"), counts.get("val")),
+        folder=run.folder,
+        best_epoch=best.get("epoch"),
+        epochs=run.epochs if epochs else [],
     )
 
 
 def grouped(rows: list[Row]) -> list[Row]:
-    """Finished runs that differ in the seed alone as one row: the mean of what they reached, and their spread."""
+    """Finished runs that differ in the seed alone as one row, where the first of them stands: mean and spread."""
     groups: dict[str, list[Row]] = {}
+    names = [name for name in varying(rows) if name != "seed" and name not in WITHOUT_EFFECT]
     for row in rows:
-        same = {name: _text(row.option(name)) for name in TOLD if name != "seed"}
-        key = json.dumps(same, sort_keys=True, default=str) if row.status == "finished" else f"alone {id(row)}"
+        key = experiment(row, names) if row.status == "finished" else f"alone {id(row)}"
         groups.setdefault(key, []).append(row)
     found = []
     for some in groups.values():
-        found += [_mean(some)] if len({row.options.get("seed") for row in some}) > 1 else some
-    return sorted(found, key=lambda row: row.started, reverse=True)
+        found += [_mean(some)] if len({row.seed for row in some}) > 1 else some
+    places = {row: place for place, row in enumerate(rows)}
+    return sorted(found, key=lambda row: places[row.runs[0]])
+
+
+def experiment(row: Row, names: list[str]) -> str:
+    """What the seeds of one experiment have in common: the options `names`, and how many images there are."""
+    same = {name: as_text(row.option(name)) for name in names}
+    same |= {name: os.path.normpath(same[name]) for name in PATHS if name in same}
+    return json.dumps([same, row.images], sort_keys=True, default=str)
 
 
 def _mean(rows: list[Row]) -> Row:
-    """One row for runs of several seeds; of a seed that ran twice the newest counts."""
-    by_seed = {row.options.get("seed"): row for row in reversed(rows)}
-    seeds, first = list(by_seed.values()), rows[0]
+    """One row for runs of several seeds; of a seed that ran twice, or was copied, the newest counts."""
+    newest = {row.seed: row for row in sorted(rows, key=lambda row: row.started)}
+    seeds = [row for row in rows if newest[row.seed] is row]
+    first = seeds[0]
     names = set.intersection(*(set(row.metrics) for row in seeds))
-    metrics = {name: statistics.fmean(row.metrics[name] for row in seeds) for name in names}
+    metrics = {name: statistics.fmean(row.metrics[name] for row in seeds) for name in first.metrics if name in names}
     last = [row.last for row in seeds if row.last is not None]
     return Row(
         name=f"{first.name} and {counted(len(seeds) - 1, 'more seed')}",
@@ -110,126 +143,46 @@ def _mean(rows: list[Row]) -> Row:
         epoch=first.epoch,
         max_epoch=first.max_epoch,
         monitor=first.monitor,
+        falls=first.falls,
         metrics=metrics,
         last=statistics.fmean(last) if last else None,
         seconds=sum(row.seconds for row in seeds),
-        started=first.started,
+        started=max(row.started for row in seeds),
         options=first.options,
+        images=first.images,
+        folder=first.folder,
         seeds=seeds,
     )
 
 
-def chosen(rows: list[Row], where: str, sort: str) -> list[Row]:
-    """The rows for which all terms of `where` hold, sorted by a column; "-column": the largest first.
-
-    Raises:
-        UsageError: a term that is none, or a name that no run has.
-    """
-    names = sorted({*(name for row in rows for name in (*row.options, *row.metrics)), *COLUMNS})
-    for term in where.split():
-        match = TERM.fullmatch(term)
-        if not match:
-            raise UsageError(f"--where: {term!r} is no condition: type NAME=VALUE, NAME<VALUE, NAME!=VALUE, ...")
-        name, sign, text = match.groups()
-        _check_name("--where", name, names, rows)
-        rows = [row for row in rows if _holds(row.value(name), sign, text)]
-    column = sort.removeprefix("-")
-    if column:
-        _check_name("--sort", column, names, rows)
-        known = [row for row in rows if isinstance(row.value(column), (int, float, str))]
-        key = lambda row: (isinstance(row.value(column), str), row.value(column))  # noqa: E731
-        rest = [row for row in rows if row not in known]
-        rows = sorted(known, key=key, reverse=sort.startswith("-")) + rest
-    return rows
-
-
-def _check_name(flag: str, name: str, names: list[str], rows: list[Row]) -> None:
-    if rows and name.replace("-", "_") not in names:
-        raise UsageError(f"{flag}: no run has {name!r}: it is no column, metric or option.{nearest(name, names)}")
-
-
-def _holds(value: Any, sign: str, text: str) -> bool:
-    try:
-        pair = float(value), float(text)
-    except (TypeError, ValueError):
-        pair = str(value).lower(), text.lower()  # type: ignore[assignment]
-        if sign not in ("=", "==", "!="):
-            return False
-    compare = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-    return bool(getattr(operator, compare[sign])(*pair))
+def varying(rows: list[Row]) -> list[str]:
+    """The options in which the runs of the rows differ."""
+    runs = [run.options for row in rows for run in row.runs]
+    found = []
+    for name in TOLD if runs else ():
+        default = Config.default_of(name)
+        values = [options.get(name, default) for options in runs]
+        if values.count(values[0]) < len(values):
+            found.append(name)
+    return found
 
 
 def differing(rows: list[Row]) -> list[str]:
-    """The options in which the rows differ."""
-    names = [name for name in TOLD if len({_text(row.option(name)) for row in rows}) > 1]
-    return [name for name in names if name != "seed" or not any(row.seeds for row in rows)]
+    """The options in which the rows differ, the most telling first.
+
+    First those that change the result; among them those in which the rows differ most.
+    """
+    shares = {}
+    for name in varying(rows):
+        count = Counter(as_text(row.option(name)) for row in rows)
+        if len(count) > 1 and not (name == "seed" and any(row.seeds for row in rows)):
+            shares[name] = max(count.values())
+    return sorted(shares, key=lambda name: (name in WITHOUT_EFFECT, shares[name]))
 
 
-def records(rows: list[Row]) -> list[dict[str, Any]]:
-    """The rows as plain values, for CSV and JSON."""
-    options = differing(rows)
-    return [
-        {
-            "name": row.name,
-            "status": row.status,
-            "epoch": row.epoch,
-            "max_epoch": row.max_epoch,
-            "monitor": row.monitor,
-            "best": row.best,
-            "deviation": _deviation(row),
-            "runs": max(len(row.seeds), 1),
-            "last": row.last,
-            "seconds": round(row.seconds, 1),
-            **{name: row.option(name) for name in options},
-        }
-        for row in rows
-    ]
-
-
-def as_json(rows: list[Row]) -> str:
-    return to_json(records(rows), indent=1)
-
-
-def as_csv(rows: list[Row]) -> str:
-    text, plain = io.StringIO(newline=""), records(rows)
-    writer = csv.DictWriter(text, list(plain[0]) if plain else ["name"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return text.getvalue().rstrip("\n")
-
-
-def as_text(rows: list[Row]) -> str:
-    """The table for a terminal."""
-    if not rows:
-        return "no runs"
-    options = differing(rows)
-    head = ["run", "status", "epoch", "best", "last", "time", *options]
-    cells = [[*_cells(row), *(_text(row.option(name)) for name in options)] for row in rows]
-    widths = [max(disp_len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-    lines = ["  ".join(cell + " " * (width - disp_len(cell)) for cell, width in zip(line, widths, strict=True))
-             for line in [head, *cells]]  # fmt: skip
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cells(row: Row) -> list[str]:
-    spread = _deviation(row)
-    best = "" if row.best is None else f"{row.monitor} {row.best:.4g}"
-    if spread is not None:
-        best += f" ± {spread:.2g} (n {len(row.seeds)})"
-    last = "" if row.last is None else f"{row.last:.4g}"
-    minutes, seconds = divmod(round(row.seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02}:{seconds:02}"
-    return [printable(row.name), row.status, f"{row.epoch}/{row.max_epoch}", best, last, clock]
-
-
-def _deviation(row: Row) -> float | None:
-    """The standard deviation of the best value over the seeds."""
-    values = [one.best for one in row.seeds if one.best is not None]
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """An option's value as the table shows it."""
     if isinstance(value, float):
         return f"{value:.12g}"
-    return printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if text.isprintable() else printable(text)

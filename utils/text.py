@@ -55,3 +55,27 @@ def one_line(text: object) -> str:
 def _shortened(text: str, longest: int) -> str:
     half = longest // 2 - 10
     return text if len(text) <= longest else f"{text[:half]}[...{len(text) - 2 * half}...]{text[-half:]}"
+
+
+def width_of(text: str) -> int:
+    """The columns of a terminal that the text takes: a Chinese character takes two."""
+    if text.isascii():
+        return len(text)
+    from tqdm.utils import disp_len
+
+    return disp_len(text)
+
+
+def clipped(text: str, width: int) -> str:
+    """The beginning of the text that `width` columns of a terminal hold."""
+    while text and width_of(text) > width:
+        text = text[: -max(1, (width_of(text) - width) // 2)]
+    return text
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in `width` columns of a terminal; where it is longer, its middle is left out."""
+    if width_of(text) <= width:
+        return text
+    tail = clipped(text[::-1], width // 2)[::-1]
+    return clipped(text, width - 1 - width_of(tail)) + "…" + tail
