@@ -44,7 +44,7 @@ class EpochEnd:
 class SilentRun(Run):
     """A run whose lines stay in its folder."""
 
-    def log(self, line: str) -> None:
+    def log(self, line: str, best: bool = False) -> None:
         self.log_text(line)
 
 

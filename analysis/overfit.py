@@ -147,7 +147,7 @@ def learn(opt: Config, dataset: ImageData, batch: Batch, lr: float, seconds: flo
 def step(task: Task, batch: Batch, attempt: Attempt, look: bool) -> None:
     """One step on the batch, added to the attempt."""
     torch.manual_seed(len(attempt.losses))
-    seen: list[torch.Tensor] = []
+    seen: list[torch.Tensor | None] = []
     handle = task.net.register_forward_hook(lambda module, inputs, output: seen.append(first_tensor(output)))
     try:
         with Look(task.net) if look else nullcontext() as watched:
@@ -159,7 +159,8 @@ def step(task: Task, batch: Batch, attempt: Attempt, look: bool) -> None:
         handle.remove()
     loss = float(metrics["loss"])
     attempt.losses.append(loss)
-    attempt.outputs = [*attempt.outputs[:1], seen[0].detach().float().cpu()]
+    if seen[0] is not None:
+        attempt.outputs = [*attempt.outputs[:1], seen[0].detach().float().cpu()]
     if watched:
         attempt.looks.append(watched.values())
     if float(metrics["accuracy"]) == 1 and loss < LEARNT * math.log(len(task.classes)):

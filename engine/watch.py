@@ -58,12 +58,12 @@ class Layer:
 
     def see_step(self, stepped: set[int]) -> None:
         """Called before an optimizer steps; `stepped`: the ids of its weights."""
-        weights = [p for p in self.module.parameters(recurse=False) if id(p) in stepped and p.grad is not None]
-        new = [p for p in weights if p not in self.before and p.grad.layout is torch.strided]
+        own = [(p, p.grad) for p in self.module.parameters(recurse=False) if id(p) in stepped]
+        new = {p: g for p, g in own if g is not None and g.layout is torch.strided and p not in self.before}
         if new:
-            count = sum(p.numel() for p in new)
-            mean = sum(p.grad.float().sum() for p in new) / count
-            squares = sum(torch.linalg.vector_norm(p.grad.float()).square() for p in new) / count
+            gradients, count = [g.float() for g in new.values()], sum(p.numel() for p in new)
+            mean = torch.stack([g.sum() for g in gradients]).sum() / count
+            squares = torch.stack([torch.linalg.vector_norm(g).square() for g in gradients]).sum() / count
             self.gradient = (squares - mean.square()).clamp(min=0).sqrt()
             self.before |= {p: p.detach().clone() for p in new}
 

@@ -1,14 +1,12 @@
 """What a report is about: runs, in groups that differ in the seed alone, and what the best net says of each image."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from config import Config
+from runs import table
 from runs.history import History
-from runs.table import TOLD
 from utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -46,15 +44,10 @@ class Subject:
 
     @cached_property
     def groups(self) -> list[Group]:
-        found: dict[str, list[History]] = {}
-        for run in self.histories:
-            same = [run.option(name) for name in TOLD if name != "seed"]
-            found.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(run)
-        return [Group(_name(runs), runs) for runs in found.values()]
-
-
-def _name(runs: Sequence[History]) -> str:
-    return runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more"
+        """As in the table of `runs`: finished runs of several seeds are one group."""
+        by_folder = {run.folder: run for run in self.histories}
+        rows = table.grouped([table.row_of(run) for run in self.histories])
+        return [Group(row.name, [by_folder[one.folder] for one in row.runs]) for row in rows]
 
 
 def make(histories: list[History], opt: Config) -> Subject:
