@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from analysis.check import row
 from config import Config
 from data.image_data import ImageData, Items
 from data.loaders import EpochBatchSampler, Loader
 from data.transforms import Preprocess
-from engine.check import row
 from utils.progress import with_progress
 
 IMAGES, FEWEST = 1000, 200  # that are compared; with fewer than FEWEST nothing can be said

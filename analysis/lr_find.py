@@ -7,10 +7,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.check import row
 from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
-from engine.check import row
 from engine.device import oom_as_failure
 from engine.setup import build_training
 from engine.tasks.base import NonFiniteError, Task

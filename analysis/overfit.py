@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from analysis import causes, labels
+from analysis.check import row
 from config import Config
 from data.image_data import ImageData, Items
 from data.loaders import Batch
-from engine.check import row
 from engine.device import oom_as_failure
 from engine.setup import build_training, train_loader
 from engine.tasks.base import NonFiniteError, Task

@@ -23,6 +23,6 @@ def bench(**flags: Any) -> dict[str, float]:
     dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
-    from engine.bench import compare
+    from analysis.bench import compare
 
     return compare(opt, dataset)

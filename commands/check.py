@@ -31,7 +31,7 @@ def check(**flags: Any) -> list[str]:
     dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
-    from engine.check import check_dataset, report_problems
+    from analysis.check import check_dataset, report_problems
 
     problems = check_dataset(opt, dataset)
     if opt.overfit and not problems:

@@ -14,11 +14,11 @@ from torchvision.models import resnet18
 
 import data
 import main
+from analysis import bench
 from cli import parsing, presets
 from cli.resolve import resolve
 from config import Config
 from data.demo import drawing
-from engine import bench
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))

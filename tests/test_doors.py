@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 import main
 import models
-from engine import bench
+from analysis import bench
 from engine.metrics import METRICS
 from engine.tasks.classify import Classify
 from utils import checkpoints, registry, torch_optim
