@@ -7,10 +7,9 @@ COLLAPSED, ONE_SIDED = 0.2, 0.5  # of the real images' mean difference, and spre
 
 class GanMessages(Messages):
     def epoch(self, means: Metrics, metrics: Metrics) -> list[str]:
-        """Losses of generator and discriminator, distance and variety; real, fake: what the discriminator says."""
+        """The losses of generator (G) and discriminator (D), distance and variety."""
         losses = [f"{name[0].upper()} {means[f'{name}_loss']:.3f}" for name in ("generator", "discriminator")]
-        judged = [f"{name} {means[name]:.2f}" for name in ("real", "fake")]
-        return [*losses, f"distance {metrics['distance']:.3g}", f"variety {metrics['variety']:.2f}", *judged]
+        return [*losses, f"distance {metrics['distance']:.3g}", f"variety {metrics['variety']:.2f}"]
 
     def table(self, metrics: Metrics) -> str:
         warning = self.diagnose({}, metrics, 1)
