@@ -12,6 +12,9 @@ import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import field_validator
 
 import data
 import models
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 LEARN = ("train", "bench", "check")  # commands
 JUDGE = ("val", "test", "features", "explain", "report")
 USE = (*JUDGE, "generate")
+SUM = ("summary",)
 RUNS = ("runs", "report", "replay")  # take run folders
 # options that may name code of the user's
 CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")
@@ -40,6 +44,18 @@ def find_scheduler(name: str) -> str:
     return registry.find(name, registry.functions(path, "engine.schedules"), "scheduler")
 
 
+def check_address(address: str) -> str:
+    """The address of a server, as https://host/base; the port and the login come from elsewhere."""
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected http://host, https://host or https://host/base")
+    if parts.username is not None:
+        raise ValueError("the login comes from the environment: VISDOM_USERNAME, VISDOM_PASSWORD")
+    if parts.netloc.rpartition("]")[2].count(":"):
+        raise ValueError("the port is --vis-port")
+    return parts.geturl().rstrip("/")
+
+
 Model = Annotated[str, by_name(models.find)]
 Dataset = Annotated[str, by_name(data.find)]
 Optimizer = Annotated[str, by_name(torch_optim.find)]
@@ -47,10 +63,10 @@ Scheduler = Annotated[str, by_name(find_scheduler)]
 
 
 class Experiment(Options):
-    model: Model = option("ResNet34", LEARN + USE)
+    model: Model = option("ResNet34", LEARN + USE + SUM)
     """the net: a name, timm/NAME, or a class of yours, path/to/file.py:Class"""
 
-    model_args: Arguments = option({}, LEARN + JUDGE)
+    model_args: Arguments = option({}, LEARN + JUDGE + SUM)
     """arguments of the net's class, as "width=2 depth=3"; in YAML a mapping"""
 
     load_path: PathText | None = option(None, ("train", "val", "test", "generate", "features", "explain", "summary"))
@@ -70,10 +86,10 @@ class Experiment(Options):
 
 
 class Data(Options):
-    dataset: Dataset | None = option(None, LEARN + JUDGE)
+    dataset: Dataset | None = option(None, LEARN + JUDGE + SUM)
     """the data set: a name, or a class of yours, path/to/file.py:Class; None: the model's own, else DogCat"""
 
-    train_data_root: PathText | None = option(None, (*LEARN, "val", "report"))
+    train_data_root: PathText | None = option(None, (*LEARN, "val", "report", "summary"))
     """folder of images to learn from; None: data/train, Demo data/demo/train, sets of torchvision data"""
 
     test_data_root: PathText = option("data/test1", ("test",))
@@ -85,17 +101,17 @@ class Data(Options):
     val_fraction: float | None = option(None, gt=0, lt=1)
     """part of each class that is kept for validation; None: the data set's own part, else 0.3"""
 
-    image_size: int | None = option(None, LEARN + JUDGE, ge=8, le=4096)
+    image_size: int | None = option(None, LEARN + JUDGE + SUM, ge=8, le=4096)
     """side of the square that the net sees, in pixels; None: the data set's own, 224 for files"""
 
-    batch_size: int = option(32, LEARN + JUDGE, ge=1)
+    batch_size: int = option(32, LEARN + JUDGE + SUM, ge=1)
     """images that one optimizer step sees"""
 
     cache: Literal["auto", "disk", "off"] = option("auto", (*LEARN, "val", "report"))
     """auto: hold small sets in memory; disk: keep all images decoded in data/cache"""
 
-    on_bad_image: Literal["fail", "skip", "fill"] = option("fail", LEARN + JUDGE)
-    """an image that cannot be read; skip: another of its class is taken (test: no row); fill (test): equal odds"""
+    on_bad_image: Literal["fail", "skip", "fill"] = option("fail", (*LEARN, "val", "test", "features", "report"))
+    """an image that cannot be read; skip: another of its class (test, features: no row); fill (test): equal odds"""
 
     data_timeout: float = option(300, LEARN + JUDGE, gt=0)
     """seconds that the worker processes may take for a batch"""
@@ -125,10 +141,10 @@ class Training(Options):
     max_epoch: int = option(10, ("train",), ge=1)
     """epochs"""
 
-    ema: float = option(0, ge=0, lt=1)
+    ema: float = option(0, LEARN + SUM, ge=0, lt=1)
     """decay of the moving average of the weights, which is evaluated and saved in their place; 0: none"""
 
-    freeze: str | None = option(None)
+    freeze: str | None = option(None, LEARN + SUM)
     """regular expression: weights whose names match it do not learn"""
 
     monitor: str | None = option(None, ("train",))
@@ -142,13 +158,13 @@ class Training(Options):
 
 
 class Optimization(Options):
-    optimizer: Optimizer = option("Adam")
+    optimizer: Optimizer = option("Adam", LEARN + SUM)
     """a class of torch.optim (Muon: AdamW for all but filters and matrices), or path/to/file.py:Class"""
 
     lr: float = option(1e-3, gt=0)
     """learning rate at the start (onecycle: at the peak)"""
 
-    momentum: float | None = option(None, ge=0, lt=1)
+    momentum: float | None = option(None, LEARN + SUM, ge=0, lt=1)
     """momentum of the optimizers that have one; None: 0.9 for SGD and Muon, else the optimizer's own"""
 
     nesterov: bool | None = option(None)
@@ -186,21 +202,21 @@ class Classification(Options):
     progressive_resizing: float = option(0, ge=0, le=1)
     """part of the training in which images are three quarters as wide: twice as fast"""
 
-    accumulate: int = option(1, ge=1)
+    accumulate: int = option(1, LEARN + SUM, ge=1)
     """micro-batches in which a batch goes through the net, to save memory"""
 
-    flip_test: bool = option(False, LEARN + JUDGE)
+    flip_test: bool = option(False, (*LEARN, "val", "test", "report"))
     """predict the mean of an image and its mirror image"""
 
 
 class Gan(Options):
-    nz: int | None = option(None, model_argument=True, ge=1)
+    nz: int | None = option(None, LEARN + SUM, model_argument=True, ge=1)
     """length of the latent vector that an image is made from; None: the model's own, 100"""
 
-    ngf: int | None = option(None, model_argument=True, ge=1)
+    ngf: int | None = option(None, LEARN + SUM, model_argument=True, ge=1)
     """channels of the generator at 32 pixels; None: the model's own, 64"""
 
-    ndf: int | None = option(None, model_argument=True, ge=1)
+    ndf: int | None = option(None, LEARN + SUM, model_argument=True, ge=1)
     """channels of the discriminator at 32 pixels; None: the model's own, 64"""
 
     lr1: float = option(2e-4, gt=0)
@@ -249,10 +265,10 @@ class Generate(Options):
 
 
 class Machine(Options):
-    use_gpu: bool | None = option(None, LEARN + USE)
+    use_gpu: bool | None = option(None, LEARN + USE + SUM)
     """train on the GPU; None: where there is one"""
 
-    amp: Literal["auto", "bf16", "off"] = option("auto", LEARN + USE)
+    amp: Literal["auto", "bf16", "off"] = option("auto", (*LEARN, *SUM, "val", "test", "generate", "report"))
     """bfloat16 autocast; auto: where the hardware has it"""
 
     channels_last: bool = option(True, LEARN + USE)
@@ -280,6 +296,14 @@ class Output(Options):
 
     vis_port: int | None = option(8097, ("train", "runs", "replay"), ge=1, le=65535)
     """port of the visdom server; None: no visdom"""
+
+    vis_server: str = option("http://localhost", ("train", "runs", "replay"))
+    """address of the visdom server, as https://host/base; login: VISDOM_USERNAME, VISDOM_PASSWORD (environment)"""
+
+    _check_address = field_validator("vis_server")(check_address)
+
+    tensorboard: bool = option(False, ("train",))
+    """write the run for TensorBoard too, into its folder's tensorboard/; needs the package tensorboard"""
 
     sinks: Names = option([], ("train",))
     """further views of the record: subclasses of Sink of yours, path/to/file.py:Class"""
@@ -321,14 +345,30 @@ class Runs(Options):
 
 
 class Diagnosis(Options):
+    watch: bool = option(False, ("train",))
+    """look into each layer at every print_freq-th step: spread of outputs and gradients, updates, dead units"""
+
+    overfit: bool = option(False, ("check",))
+    """learn one batch by heart, and say why where the net cannot"""
+
+    lr_find: PathText | None = option(None, ("check",))
+    """raise the learning rate from step to step, suggest one, and draw the losses into this PNG"""
+
     layer: str | None = option(None, ("features", "explain"))
-    """the layer whose output is taken, as features.3; None: the last before the head (explain: the last of maps)"""
+    """the layer whose output is taken, as layer3; None: what the head gets (explain: the last that gives maps)"""
 
     features_file: PathText = option("features.npy", ("features",))
-    """the file that features writes: .npy or .csv"""
+    """the array that features writes (.npy); the .csv of the same name says which image each row is"""
 
     heatmap_folder: PathText = option("heatmaps", ("explain",))
     """the folder that explain writes a picture for each image into"""
+
+    # not part of the experiment: config.yaml and checkpoints leave them out
+    dry_run: bool = option(False, ("train",), exclude=True)
+    """a few steps in a folder that is removed again: what the run would take in time, memory and disk"""
+
+    profile: bool = option(False, ("train",), exclude=True)
+    """measure where the time of a few steps goes: a table and a trace in the run folder"""
 
 
 GROUPS = (

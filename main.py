@@ -1,10 +1,7 @@
-"""The commands. Each reads as a table of contents, and returns its result to whoever calls it in Python."""
+"""Dispatches the commands; each is a file of commands/."""
 
-import shlex
 import sys
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where it is imported from elsewhere
 
@@ -13,262 +10,20 @@ from cli import process  # isort: skip - first: Ctrl-C, and packages of the same
 import fire
 from fire.decorators import SetParseFn
 
-import data
 from cli import help as help_pages
 from cli import parsing
-from cli.resolve import resolve
-from data.listing import endings, find_unlabelled
-from engine import resume, saved
-from utils import checkpoints, files
-from utils.errors import UsageError
-from utils.options import code_flags
-from utils.text import counted, printable
-
-SPLITS = {"val": "validation", "train": "training", "test": "test", "all": "labelled"}  # in words
-
-
-@SetParseFn(str)
-def train(**flags: Any) -> Any:
-    """Train a model, and keep the last and the best epoch in a run folder; or resume a run.
-
-    Ctrl-C stops it after the step and saves it; so does `touch RUN_FOLDER/STOP`. `touch RUN_FOLDER/SAVE` saves it.
-
-    Returns:
-        The run: `run.folder` is its folder, and `load_path=run` names it.
-
-    Examples:
-        python main.py train --config=demo
-        python main.py train --resume=last
-        python main.py train --model=ResNet34 --train-data-root=DIR --max-epoch=20 --scheduler=cosine
-        python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
-    """
-    opt, folder = resume.resolve_options(flags)
-    resumes = folder is not None and checkpoints.saved_in(folder)
-    start_from = checkpoints.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not resumes else None
-    files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
-    dataset = data.open(opt.dataset, opt.train_data_root)
-    opt = opt.with_dataset_defaults(dataset)
-
-    from engine.busy import busy_hint
-    from engine.loop import Trainer
-    from engine.setup import build_training
-    from engine.state import TrainerState
-    from runs.run import Run
-
-    point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
-    if folder and point.epoch >= opt.max_epoch:
-        with closing(point.open_run(folder, opt)) as run:
-            run.keep_only(0)
-        print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
-        return run
-    task, loaders, metadata = build_training(opt, dataset, start_from, point)
-    run = point.open_run(folder, opt) if folder else Run.create(opt)
-    try:
-        with loaders:
-            for line in [*point.messages(folder, metadata), dataset.summary(opt.image_size), *dataset.notes]:
-                run.log(line)
-            run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
-            if hint := busy_hint(opt):
-                run.log(hint)
-            run.log_event("resume" if folder else "start", **metadata)
-            state = TrainerState.from_state_dict(point.trainer)
-            trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
-            if point.reschedules(opt):
-                trainer.report_lr()
-            state = trainer.fit()
-        best = f"none, as {state.monitor} was NaN in every epoch"
-        if state.best_value is not None:
-            best = f"epoch {state.best_epoch}, {trainer.messages.format_score(state.monitor, state.best_value)}"
-        run.log(f"best: {best}. All of it is in {run.folder}")
-        words = shlex.join([str(run.folder), *code_flags(opt.model_dump(), ("model", "dataset"))])
-        for number, line in enumerate(trainer.messages.next_commands(words)):
-            run.log(f"{'     ' if number else 'next:'} {line}")
-    finally:
-        run.close()
-    return run
-
-
-@SetParseFn(str)
-def val(**flags: Any) -> dict[str, Any]:
-    """Evaluate a checkpoint on the validation part that its training kept aside, or on other labelled images.
-
-    The split, the preprocessing and the model come from the checkpoint. The metrics go into the run folder too, with
-    the data and the options: as val_best.json (val_last.json), on other images val_best_<split>_<fingerprint>.json.
-
-    Returns:
-        The metrics.
-
-    Examples:
-        python main.py val --load-path=last
-        python main.py val --load-path=checkpoints/RUN/last.pth --train-data-root=DIR
-        python main.py val --load-path=last --train-data-root=DIR --split=all
-    """
-    opt, checkpoint = saved.load_saved("val", flags)
-    from engine.setup import load_task, val_loader
-    from engine.validation import validate
-    from runs import results
-
-    dataset, metadata = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]
-    if dataset.classes != metadata["classes"]:
-        raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {metadata['classes']}")
-    items = dataset.part(opt.split, opt.val_fraction, opt.seed)
-    fingerprint = dataset.fingerprint(items)
-    own = opt.split == "val" and fingerprint == metadata["images"].get("val_files", fingerprint)
-    if opt.split == "val" and not own:
-        warning = "its files are not those of the training, so some of these images may have been trained on"
-        print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
-    task = load_task(opt, checkpoint)
-    epoch = f" of epoch {checkpoint['trainer']['epoch']}" if "trainer" in checkpoint else ""
-    with val_loader(opt, dataset, items, task) as loader:
-        print(f"{opt.model}{epoch} on {counted(len(items), f'{SPLITS[opt.split]} image')} of {dataset.root}")
-        metrics, bad = validate(task, loader)
-    print(task.messages(task).table(metrics))
-    source = {"dataset": opt.dataset, "root": str(dataset.root), "split": opt.split, "fingerprint": fingerprint}
-    values = {"images": len(items), "classes": task.classes, **metrics, "options": opt.read_by("val")}
-    if path := results.write_metrics(Path(opt.load_path), source, own, values):
-        print(f"written to {path}")
-    for line in bad:
-        print(f"replaced by another image of its class: {line}")
-    return metrics
-
-
-@SetParseFn(str)
-def test(**flags: Any) -> list[tuple]:
-    """Label images, and write a CSV: `id,label` with the probability of the second class (dog).
-
-    For more than two classes: `id,predicted` and a column of probabilities for each class.
-
-    Returns:
-        A row for each image: (id, probability of the second class), or (id, predicted class, its probability).
-
-    Examples:
-        python main.py test --load-path=last --test-data-root=data/test1
-        python main.py test --load-path=checkpoints/RUN --test-data-root=cat.jpg --result-file=cat.csv
-        python main.py test --load-path=net.pth --model=ResNet34 --test-data-root=data/test1
-    """
-    opt, checkpoint = saved.load_saved("test", flags)
-    found, others = find_unlabelled(opt.test_data_root)
-
-    from data.batch import collect_bad_images
-    from engine.device import oom_as_failure
-    from engine.setup import load_task, test_loader
-    from runs import results
-    from utils.progress import with_progress
-
-    task = load_task(opt, checkpoint)
-    with test_loader(opt, [path for _, path in found], task) as loader, oom_as_failure(opt, task.preprocess.image_size):
-        bad: list[str] = []
-        predictions = task.predict(collect_bad_images(with_progress(loader, "labelling", len(found)), bad))
-        ids, fill = [name for name, _ in found], opt.on_bad_image == "fill"
-        rows = results.write_csv(opt.result_file, ids, predictions, task.classes, opt.logits, fill)
-    for line in bad:
-        print(f"{'row of equal odds' if fill else 'no row'}: {line}")
-    if others:
-        print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
-    print(f"{opt.result_file}: {counted(len(rows), 'row')}, {results.meaning(task.classes)}")
-    return rows
-
-
-@SetParseFn(str)
-def generate(**flags: Any) -> list[str]:
-    """Make images with a trained GAN: of many, those that its discriminator scores highest.
-
-    The same seed gives the same files, byte for byte.
-
-    Returns:
-        A line for each file or folder written.
-
-    Examples:
-        python main.py generate --load-path=last
-        python main.py generate --load-path=RUN --gen-num=64 --gen-search-num=512 --gen-img=result.png
-        python main.py generate --load-path=RUN --gen-walk=walk.gif
-    """
-    opt, checkpoint = saved.load_saved("generate", flags)
-    from engine.setup import load_task
-
-    lines = load_task(opt, checkpoint).generate()
-    for line in lines:
-        print(line)
-    return lines
-
-
-@SetParseFn(str)
-def check(**flags: Any) -> list[str]:
-    """Inspect a data set before training on it: unreadable and odd files, labels, duplicates, disk, one step.
-
-    Exit code 1 where something would stop a run.
-
-    Returns:
-        What would stop a run, a line each.
-
-    Examples:
-        python main.py check --train-data-root=DIR
-        python main.py check --config=demo
-    """
-    opt = resolve("check", flags)
-    dataset = data.open(opt.dataset, opt.train_data_root)
-    opt = opt.with_dataset_defaults(dataset)
-
-    from engine.check import check_dataset
-
-    return check_dataset(opt, dataset)
-
-
-@SetParseFn(str)
-def bench(**flags: Any) -> dict[str, float]:
-    """Measure the speed of training here: the plain tutorial loop, this program, and the bare step, side by side.
-
-    Returns:
-        The ratios of this program's images a second to those of the others.
-
-    Examples:
-        python main.py bench --train-data-root=DIR
-        python main.py bench --config=demo --batch-size=64
-    """
-    opt = resolve("bench", flags)
-    dataset = data.open(opt.dataset, opt.train_data_root)
-    opt = opt.with_dataset_defaults(dataset)
-
-    from engine.bench import compare
-
-    return compare(opt, dataset)
-
-
-@SetParseFn(str)
-def runs(*words: Any, **flags: Any) -> list[dict[str, Any]]:
-    """List all runs: how they stand, what they reached, where they differ; or compare some, with their curves.
-
-    Finished runs that differ in the seed alone are one row: mean, standard deviation, count. Two such rows are told
-    apart only where they differ by more than the noise of the seeds. Words name runs to compare: folders, their names
-    in --checkpoint-dir, or last.
-
-    Returns:
-        A dict for each row.
-
-    Examples:
-        python main.py runs
-        python main.py runs --where="lr<0.01" --sort=-val_accuracy
-        python main.py runs --csv
-        python main.py runs RUN1 RUN2 --curves-file=curves.png
-    """
-    opt = resolve("runs", flags)
-    from runs import compare, layout, noise, selection, table
-
-    compare.check_options(opt, words)
-    found = compare.read(words, opt.checkpoint_dir) if words else table.read_all(opt.checkpoint_dir)
-    rows = selection.chosen(table.grouped(found), opt.where, opt.sort)
-    against = noise.against_first(rows) if words else noise.against_best(rows)
-    records = compare.records(rows, against) if words else layout.records(rows, against)
-    if opt.csv or opt.json:
-        print(layout.to_csv(records) if opt.csv else layout.to_json(records))
-    else:
-        print((compare if words else layout).to_text(rows, against, layout.terminal_width()))
-    if words and rows:
-        from runs import curves
-
-        for line in curves.draw(rows, opt):
-            print(line, file=sys.stderr if opt.csv or opt.json else sys.stdout)
-    return records
+from commands.bench import bench
+from commands.check import check
+from commands.explain import explain
+from commands.features import features
+from commands.generate import generate
+from commands.replay import replay
+from commands.report import report
+from commands.runs import runs
+from commands.summary import summary
+from commands.test import test
+from commands.train import train
+from commands.val import val
 
 
 @SetParseFn(str)
@@ -283,16 +38,8 @@ def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-COMMANDS = {
-    "train": train,
-    "val": val,
-    "test": test,
-    "generate": generate,
-    "check": check,
-    "bench": bench,
-    "runs": runs,
-    "help": help,
-}
+ALL = (train, val, test, generate, explain, features, check, bench, summary, runs, report, replay, help)
+COMMANDS = {command.__name__: command for command in ALL}
 
 
 def main() -> None:

@@ -44,13 +44,14 @@ def resolve(command: str, flags: Mapping[str, Any], saved: Mapping[str, Any] | N
     opt = Config(origin | places, **known | given)
     opt._typed = frozenset(flags)
     given_places = {name: places[name] for name in given}
-    if saved is not None or (command in LEARN and not opt.resume):  # else the model is not known yet
+    new = (command in LEARN and not opt.resume) or (command == "summary" and not opt.load_path)
+    if saved is not None or new:  # else the model is not known yet
         _check_task(opt, given_places)
         _check_effect(command, opt, given_places, saved or {})
-        if command in LEARN:
+        if saved is None or command in LEARN:
             models.find(opt.model)  # the default's own file may be broken
             _check_arguments(opt, given_places)
-    if command in LEARN and opt.dataset is None:
+    if (new or command in LEARN) and opt.dataset is None:
         opt.dataset = models.constants(opt.model).get("dataset", "DogCat")
     return opt
 
@@ -69,6 +70,21 @@ def task_of(model: str) -> registry.Entry:
     if registry.is_external(model):
         return registry.external(f"{model.rpartition(':')[0]}:{name}", "task")
     raise UsageError(f"{model} names the task {name!r}: the tasks are {', '.join(known)}.{registry.left_out(TASKS)}")
+
+
+def for_classifiers(opt: Config, *names: str) -> None:
+    """Refuses switches, of those named, where the model is no classifier.
+
+    Raises:
+        UsageError: one is on, and the model's task has other losses than one that falls to 0.
+    """
+    task = task_of(opt.model)
+    for name in names:
+        if getattr(opt, name) and "classification" not in task.constants.get("option_groups", ()):
+            raise UsageError(
+                f"--{dashed(name)} is for classifiers, whose loss falls as they learn: the task of {opt.model} is "
+                f"{task.name}; `train --watch` looks into any net"
+            )
 
 
 def allowed(command: str, model: str | None = None) -> list[str]:
@@ -169,6 +185,8 @@ def _check_effect(command: str, opt: Config, places: Mapping[str, str], saved: M
         reasons["warmup"] = ("scheduler", "onecycle has its own")
     if opt.scheduler != "plateau":
         reasons["lr_decay"] = ("scheduler", f"it is the factor of plateau, and the scheduler is {opt.scheduler}")
+    if opt.dry_run:
+        reasons["profile"] = ("dry_run", "a dry run trains too little for that")
     if opt.on_bad_image == "fill" and command != "test":
         raise UsageError(f"--on-bad-image=fill is for test, which fills a row: {command} takes fail or skip")
     for name, (decider, reason) in reasons.items():

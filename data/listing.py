@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,11 +114,16 @@ def endings(paths: Iterable[Path]) -> str:
     return ", ".join([*(f"{suffix} {number}" for suffix, number in count[:NAMED]), *more])
 
 
-def find_unlabelled(root: str | Path) -> tuple[list[tuple[str, Path]], list[Path]]:
+def find_unlabelled(
+    root: str | Path, wanted: str = "the images to label as --test-data-root=DIR or FILE"
+) -> tuple[list[tuple[str, Path]], list[Path]]:
     """The images of a folder and its sub-folders, or one image file.
 
     The id of `0001.jpg` is 0001, any other id is the path below the folder; of two images `1.jpg` and `1.png`
     too. If all images lie in one sub-folder, that is the folder. The order is that of the numbers in the ids.
+
+    Args:
+        wanted: what is to be given, and how, for errors.
 
     Returns:
         [(id, path)], and the files that are no images.
@@ -132,16 +137,46 @@ def find_unlabelled(root: str | Path) -> tuple[list[tuple[str, Path]], list[Path
     elif os.path.isfile(root):
         paths = [root]
     else:
-        raise UsageError(f"no folder or image {root}: give the images to label as --test-data-root=DIR or FILE")
+        raise UsageError(f"no folder or image {root}: give {wanted}")
     if not paths:
         found = f"; it holds {endings(others)}" if others else ""
-        raise UsageError(f"{root} holds no images{found}: give the images to label as --test-data-root=DIR or FILE")
+        raise UsageError(f"{root} holds no images{found}: give {wanted}")
     parents = {path.parent for path in paths}
     folder = parents.pop() if len(parents) == 1 else root
     count = Counter(path.stem for path in paths if _is_number(path, folder))
     numbers = [_is_number(path, folder) and count[path.stem] == 1 for path in paths]
     ids = [p.stem if number else p.relative_to(folder).as_posix() for p, number in zip(paths, numbers, strict=True)]
     return sorted(zip(ids, paths, strict=True), key=lambda pair: (_natural(pair[0]), pair)), others
+
+
+def find_each(
+    words: Sequence[str | os.PathLike], command: str, without: Path | None = None
+) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """The images of files and folders, each once, in the order of the words; in a folder in that of `find_unlabelled`.
+
+    Args:
+        command: for errors. without: a folder whose images are left out, as that of what is to be written.
+
+    Returns:
+        [(its path below the folder that holds all of them, path)], and the files that are no images.
+
+    Raises:
+        UsageError: none is named, there is no such file or folder, it cannot be read, or it holds no image.
+    """
+    if not words:
+        raise UsageError(f"{command} needs images, files or folders: type {command} --load-path=RUN DIR")
+    paths: list[Path] = []
+    others: list[Path] = []
+    for word in words:
+        found, left = find_unlabelled(os.path.expanduser(word), f"images, files or folders, after {command}")
+        paths += [Path(os.path.abspath(path)) for _, path in found]
+        others += left
+    own = Path(os.path.abspath(without)) if without else None
+    paths = [path for path in dict.fromkeys(paths) if own not in path.parents]
+    if not paths:
+        raise UsageError(f"{without} is what {command} writes: name images that lie elsewhere")
+    root = os.path.commonpath([path.parent for path in paths])
+    return [(path.relative_to(root).as_posix(), path) for path in paths], others
 
 
 def _is_number(path: Path, folder: Path) -> bool:

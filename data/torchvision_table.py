@@ -157,3 +157,30 @@ TABLE = {
         requires="scipy"),
 }
 # fmt: on
+
+# how many classes each has, known before it is opened
+COUNTS = {
+    **dict.fromkeys(("MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10", "SVHN", "STL10", "USPS", "SEMEION"), 10),
+    "EMNIST": 47,
+    "CIFAR100": 100,
+    "EuroSAT": 10,
+    "Imagenette": 10,
+    "RenderedSST2": 2,
+    "PCAM": 2,
+    "FER2013": 7,
+    "Flowers102": 102,
+    "OxfordIIITPet": 37,
+    "Food101": 101,
+    "GTSRB": 43,
+    "Caltech101": 101,
+    "Caltech256": 257,
+    "DTD": 47,
+    "FGVCAircraft": 100,
+    "Country211": 211,
+    "SUN397": 397,
+    "StanfordCars": 196,
+    "Omniglot": 964,
+    "INaturalist": 10_000,
+    "Places365": 365,
+    "ImageNet": 1000,
+}

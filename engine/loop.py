@@ -21,7 +21,9 @@ from engine.device import oom_as_failure
 from engine.state import EpochProgress, TrainerState
 from engine.stop_control import StopControl, open_debugger
 from engine.tasks.base import NonFiniteError, Task
+from engine.trace import first_not_finite
 from engine.validation import not_finite, validate
+from engine.watch import Watch
 from runs.run import Run
 from utils import checkpoints, pictures
 from utils.errors import RunError, Stopped
@@ -55,6 +57,7 @@ class Trainer:
         self.state = state or TrainerState()
         self.stops = StopControl(run.folder, run.log, self.save_as_asked)
         self.pending_steps: list[tuple[int, float, dict]] = []  # steps that are not yet in the record
+        self.watch = Watch(task.net, opt.print_freq if opt.watch else 0)
         self.savable = True  # not in the middle of a step, and not once the numbers are not finite
         self.saved = (self.state.epoch, self.state.step) if self.state.step else None
 
@@ -66,6 +69,7 @@ class Trainer:
             UsageError, RunError: an image, the machine or the numbers fail; it is saved unless a step was cut off.
         """
         self.state.watch(self.opt.monitor or self.task.monitor)
+        self.run.log_net(self.task.net)
         try:
             with self.stops:
                 while self.state.epoch < self.opt.max_epoch:
@@ -116,11 +120,11 @@ class Trainer:
         self.savable = False
         if state.step == 0 and self.run.keeps_pictures:
             self.run.picture("augmented", pictures.grid(task.preview(batch)[:PREVIEWED].numpy()))
-        torch.manual_seed(zlib.crc32(f"{opt.seed}/{state.step}".encode()))
+        self.seed_step()
         self.set_progress()
         lr, metrics = task.lr(), {}
         try:
-            with oom_as_failure(opt, opt.image_size):
+            with oom_as_failure(opt, opt.image_size), self.watch.step(state.step + 1, len(batch), lr):
                 metrics = task.train_step(batch)
         except NonFiniteError as e:
             self.skip(batch, lr, str(e))
@@ -133,13 +137,21 @@ class Trainer:
             open_debugger(sys._getframe())
             del model, optimizer, loss
 
+    def seed_step(self) -> None:
+        """What the next step draws depends on its number alone."""
+        torch.manual_seed(zlib.crc32(f"{self.opt.seed}/{self.state.step}".encode()))
+
     def skip(self, batch: Batch, lr: float, what: str) -> None:
         """Reports a step that has no finite numbers, and ends the training unless such steps are to be skipped."""
         step, skipped = self.state.step + 1, self.state.progress.skipped
         names = ", ".join(printable(self.train.items[i][0]) for i in batch.indices.tolist())
+        more = "" if self.opt.watch else ", --watch names the layer"
+        if self.opt.watch:
+            self.seed_step()
+            what += f"; {first_not_finite(self.task, batch)}"
         line = f"step {step} (epoch {self.state.epoch + 1}, lr {lr:.3g}): {what}; its batch: {names}"
         if self.opt.on_nan == "stop":
-            raise RunError(f"{line}. {self._remedy()}; --on-nan=skip leaves such steps out")
+            raise RunError(f"{line}. {self._remedy()}; --on-nan=skip leaves such steps out{more}")
         self.run.log(f"skipped {line}")
         skipped.append(step)
         if skipped[-MAX_SKIPPED:] == list(range(step - MAX_SKIPPED + 1, step + 1)):
@@ -158,6 +170,10 @@ class Trainer:
             values = {name: float(value) for name, value in metrics.items()} or {"skipped": True}
             self.run.log_event("step", epoch=self.state.epoch + 1, step=step, lr=lr, **values)
             del self.pending_steps[0]
+            while self.watch.pending and self.watch.pending[0][0] <= step:
+                step, columns = self.watch.pending[0]
+                self.run.log_event("watch", epoch=self.state.epoch + 1, step=step, **columns)
+                del self.watch.pending[0]
 
     def end_epoch(self) -> None:
         """Validates; one epoch into the record, the pictures and a line on the terminal; saves."""
@@ -182,8 +198,8 @@ class Trainer:
         )
         self.state.update_best(self.task.metric_modes())
         self.report(done, means, done.seconds + time.monotonic() - start)
-        if warning:
-            self.run.log(f"warning: {warning}")
+        for line in filter(None, (warning, self.watch.diagnose())):
+            self.run.log(f"warning: {line}")
         self.save()
 
     def report(self, done: EpochProgress, means: dict[str, float], seconds: float) -> None:
@@ -197,6 +213,7 @@ class Trainer:
         )
         for name, picture in self.task.samples().items():
             run.picture(name, picture, state.epoch)
+        run.log_net(self.task.net)
         head = f"epoch {state.epoch}/{self.opt.max_epoch}{'*' if state.is_best else ' '}"
         parts, extra = self.messages.epoch(means, state.metrics), [f"lr {done.lr:.2g}", f"{rate:.0f} img/s"]
         left = f"{in_short(seconds * (self.opt.max_epoch - state.epoch))} left"

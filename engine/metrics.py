@@ -78,7 +78,7 @@ def roc_auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     Images are ranked by log-odds: among probabilities near 1 rounding loses the order.
     """
-    k, scores = logits.shape[1], _spread(_log_odds(logits.double()))
+    k, scores = logits.shape[1], ranks(logits)
     if k == 2:
         return tm.binary_auroc(scores[:, 1], labels).item()
     return tm.multiclass_auroc(scores, labels, num_classes=k).item()
@@ -136,6 +136,11 @@ def compute(logits: torch.Tensor, labels: torch.Tensor, metrics: dict[str, Metri
     """{name: value} of all metrics on logits (N, K) float32 and labels (N,) int64."""
     values = {name: m.function(logits, labels) for name, m in (metrics or METRICS).items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def ranks(logits: torch.Tensor) -> torch.Tensor:
+    """(N, K) float64 in [0, 1]: numbers that rank the images by their log-odds of each class."""
+    return _spread(_log_odds(logits.double()))
 
 
 def _confusion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What `val`, `test` and `generate` start from: a checkpoint, and the options that go with it."""
+"""What the commands that use a checkpoint start from: the checkpoint, and the options that go with it."""
 
 import os
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ from utils.options import dashed
 OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {  # options that name what is written, and the endings (none: any)
     "test": {"result_file": ()},
     "generate": {"gen_img": (".png",), "gen_walk": (".gif", ".png"), "gen_folder": ()},
+    "explain": {"heatmap_folder": ()},
+    "features": {"features_file": (".npy",)},
 }
 SHOWN = 5  # class names in a line
 
@@ -53,7 +55,7 @@ def _check_paths(command: str, given: Config, flags: Mapping[str, Any]) -> None:
         if path := getattr(given, name):
             if endings and not path.lower().endswith(endings):
                 raise UsageError(f"--{dashed(name)}={path}: give a name that ends in {' or '.join(endings)}")
-            files.check_writable(path, f"--{dashed(name)}", folder=name == "gen_folder")
+            files.check_writable(path, f"--{dashed(name)}", folder=name.endswith("_folder"))
 
 
 def _from_checkpoint(

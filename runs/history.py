@@ -61,8 +61,8 @@ class History:
     @property
     def monitor(self) -> str:
         """The metric that the best epoch is chosen by."""
-        name = self.options.get("monitor") or ("distance" if self.start.get("task") == "Gan" else "accuracy")
-        return str(name)  # of a damaged record it may be anything
+        wanted, own = self.options.get("monitor"), "distance" if self.start.get("task") == "Gan" else "accuracy"
+        return wanted if wanted and isinstance(wanted, str) else own
 
     @property
     def falls(self) -> bool:

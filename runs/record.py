@@ -69,7 +69,7 @@ class Record(LineFile):
 
     def cut_back(self, limits: Mapping[str, int]) -> list[dict[str, Any]]:
         """Drops the entries of a kind in `limits` whose number is above its limit, and lines that are no entry, such as
-        a torn one; returns the rest.
+        a torn one; returns the rest. The number is that of the step or epoch; "watch" has that of its step.
         """
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -89,7 +89,8 @@ def _stays(event: Any, limits: Mapping[str, int]) -> bool:
     kind = event.get("kind") if isinstance(event, dict) else None
     if not isinstance(kind, str):
         return False
-    return kind not in limits or (type(event.get(kind)) is int and event[kind] <= limits[kind])
+    number = event.get("step" if kind == "watch" else kind)
+    return kind not in limits or (type(number) is int and number <= limits[kind])
 
 
 class Log(LineFile):

@@ -74,8 +74,7 @@ class Run:
         run = cls._open(folder, opt, record, views)
         files.remove_parts(folder)
         _write_config(folder, opt)
-        for event in record.cut_back({"step": step, "epoch": epoch}):
-            run._show("log_event", event)
+        run.replay(record.cut_back({"step": step, "epoch": epoch, "watch": step}))
         for path, name in ((newest, "last.pth"), (best, "best.pth")):
             if path:
                 checkpoints.link(path, folder / name)
@@ -105,6 +104,19 @@ class Run:
         if self.record:
             self.record.log_event(event)
         self._show("log_event", event)
+
+    def replay(self, events: list[dict[str, Any]]) -> None:
+        """Shows what the record of a resumed run keeps; a view that knows no `replay` gets the entries one by one."""
+        for view in list(self.views):
+            if hasattr(view, "replay"):
+                self._call(view, "replay", events)
+                continue
+            for event in events:
+                self._call(view, "log_event", event)
+
+    def log_net(self, net: Any) -> None:
+        """The net that learns, for the views: before the first step, and after each epoch."""
+        self._show("log_net", net)
 
     def save(self, checkpoint: dict[str, Any], step: int, keep: int, better: bool) -> None:
         """Writes step_<step>.pth, of which the newest `keep` stay; last.pth and best.pth are names of such files."""
@@ -157,13 +169,19 @@ class Run:
             file.close()
 
     def _show(self, method: str, *args: Any) -> None:
-        """Calls a method of every view; one that raises is dropped with a warning."""
+        """Calls a method of every view."""
         for view in list(self.views):
-            try:
-                getattr(view, method, lambda *_: None)(*args)
-            except Exception as e:
-                self.views.remove(view)
-                self.log(f"warning: the sink {type(view).__name__} is closed: {method} raised {type(e).__name__}: {e}")
+            self._call(view, method, *args)
+
+    def _call(self, view: Any, method: str, *args: Any) -> None:
+        """Calls a method of a view, if it has one; a view that raises is dropped with a warning."""
+        if view not in self.views:
+            return
+        try:
+            getattr(view, method, lambda *_: None)(*args)
+        except Exception as e:
+            self.views.remove(view)
+            self.log(f"warning: the sink {type(view).__name__} is closed: {method} raised {type(e).__name__}: {e}")
 
 
 def _write_config(folder: Path, opt: Config) -> None:

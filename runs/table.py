@@ -14,7 +14,8 @@ from runs.history import History
 from utils.text import counted, printable
 
 # the options that tell experiments apart
-TOLD = [n for n in Config.fields() if "train" in Config.commands_of(n) and n not in ("checkpoint_dir", "resume", "env")]
+OTHER = ("checkpoint_dir", "resume", "env", "watch", "dry_run", "profile")
+TOLD = [name for name in Config.fields() if "train" in Config.commands_of(name) and name not in OTHER]
 # those that leave what is learned as it is, but for rounding: runs that differ in these alone are one experiment
 WITHOUT_EFFECT = {"num_workers", "data_timeout", "threads", "channels_last", "metrics"}
 WITHOUT_EFFECT |= {name for name in TOLD if Config.group_of(name) == "output"}

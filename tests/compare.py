@@ -9,9 +9,9 @@ TIMES = ("time", "seconds", "rate")
 
 
 def record(run: Path) -> list[dict]:
-    """The steps and epochs of a run's record, without times."""
+    """The steps, epochs and watched layers of a run's record, without times."""
     events = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in e.items() if k not in TIMES} for e in events if e["kind"] in ("step", "epoch")]
+    return [{k: v for k, v in e.items() if k not in TIMES} for e in events if e["kind"] in ("step", "epoch", "watch")]
 
 
 def trained(checkpoint: dict) -> dict:

@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 
 # from the ground up
-FLOORS = [["utils"], ["data", "models"], ["config"], ["cli", "runs"], ["engine"], ["analysis"], ["report"], ["main"]]
+FLOORS = [["utils"], ["data", "models"], ["config"], ["cli", "runs"], ["engine"], ["analysis"], ["report"]]
+FLOORS += [["commands"], ["main"]]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 FILES = [
     path for name in HEIGHT for path in [ROOT / f"{name}.py", *sorted((ROOT / name).rglob("*.py"))] if path.is_file()

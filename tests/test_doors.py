@@ -15,10 +15,10 @@ from torch.utils.data import TensorDataset
 
 import main
 import models
-from engine import bench
+from analysis import bench
 from engine.metrics import METRICS
 from engine.tasks.classify import Classify
-from utils import checkpoints, torch_optim
+from utils import checkpoints, registry, torch_optim
 from utils.errors import UsageError
 
 FLAGS = ["--image-size=16", "--batch-size=8", "--max-epoch=2", "--num-workers=0", "--use-gpu=false", "--amp=off"]
@@ -226,7 +226,7 @@ def test_classes_and_instances_in_python(dogcat, tmp_path, monkeypatch, capsys):
     assert not torch.equal(net.head.weight, before)  # it is the net itself that was trained
     assert main.val(load_path=run, model=net)["accuracy"] >= 0
     with pytest.raises(UsageError, match="--model="):
-        main.resume.registry._objects.clear()
+        registry._objects.clear()
         main.val(load_path=run)
     images, labels = torch.randint(0, 256, (24, 16, 16, 3), dtype=torch.uint8), torch.arange(24) % 3
     del given["train_data_root"]

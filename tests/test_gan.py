@@ -18,11 +18,11 @@ from PIL import Image
 
 import engine.tasks.gan
 import models
+from analysis import bench
 from cli import presets
 from config import Config
 from data.loaders import Batch
 from data.transforms import Preprocess
-from engine import bench
 from engine.device import Device
 from engine.gan_evaluator import GanEvaluator, difference, frechet
 from engine.messages.gan import GanMessages

@@ -23,7 +23,7 @@ from PIL import Image
 from visdom_server import free_port, visdom_server
 
 import utils.pictures  # noqa: F401 - else imported in the middle of what is timed
-from utils import painter, visualize
+from utils import lines, painter, visdom_link, visualize
 from utils.visualize import Visualizer
 
 ROOT = Path(__file__).parent.parent
@@ -274,8 +274,8 @@ def streaming(answer=b"true", pause=0.0):
 
 @pytest.mark.parametrize(("answer", "pause"), [(b"x" * 2**20, 0), (b"x", 0.01)])
 def test_an_answer_without_end_takes_no_memory(answer, pause, warnings, monkeypatch):
-    monkeypatch.setattr(painter, "SERVER_TIMEOUT", 0.5)
-    monkeypatch.setattr(painter, "MAX_ANSWER", 2**22)
+    monkeypatch.setattr(visdom_link, "SERVER_TIMEOUT", 0.5)
+    monkeypatch.setattr(visdom_link, "MAX_ANSWER", 2**22)
     with streaming(answer, pause) as port:
         vis = Visualizer("run", port=port, warn=warnings.append)
         vis._painter.join(10)
@@ -329,7 +329,7 @@ def test_a_failing_server_costs_one_warning(fault, warnings, capfd):
 
 
 def test_a_hung_server_is_given_up_in_the_middle_of_a_run(warnings, monkeypatch):
-    monkeypatch.setattr(painter, "SERVER_TIMEOUT", 0.3)
+    monkeypatch.setattr(visdom_link, "SERVER_TIMEOUT", 0.3)
     with hung() as port:
         vis = Visualizer("run", port=port, warn=warnings.append)
         time.sleep(0.6)
@@ -399,15 +399,15 @@ def test_each_point_is_sent_once(warnings):
 def test_what_waits_is_bounded(warnings):
     with hung() as port:
         vis = Visualizer("run", port=port, warn=warnings.append)
-        for i in range(3 * painter.MAX_POINTS):
+        for i in range(3 * lines.MAX_POINTS):
             vis.plot("loss", i)
         for i in range(3 * painter.MAX_WAITING):
             vis.img(f"image {i}", torch.zeros(3, 4, 4))
             vis.text("x")
         waiting = vis._lines["loss"].xs
         assert waiting[0] == 0
-        assert waiting[-1] == 3 * painter.MAX_POINTS - 1
-        assert len(waiting) <= painter.MAX_POINTS
+        assert waiting[-1] == 3 * lines.MAX_POINTS - 1
+        assert len(waiting) <= lines.MAX_POINTS
         assert len(vis._painter.drawings) <= painter.MAX_WAITING + 1
         vis.close()
 

@@ -1,6 +1,7 @@
 """Text that is safe to show: in one line, printable, not too long."""
 
 import os
+import re
 from collections.abc import Iterable
 
 FEW = 5  # names in a line
@@ -10,6 +11,12 @@ LONG_WORD, LONG = 300, 1200  # characters: of a word, of a message
 def printable(text: str | os.PathLike) -> str:
     """The text, or path, in one line that every terminal can show: what cannot be printed is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def without_home(text: str) -> str:
+    """The text with ~ for the user's home folder, whose name is often the user's."""
+    home = os.path.expanduser("~").rstrip("/\\")
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text
 
 
 def counted(count: int, thing: str, things: str = "") -> str:

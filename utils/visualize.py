@@ -13,7 +13,8 @@ from collections import deque
 
 import numpy as np
 
-from utils.painter import Line, Painter, lower_title
+from utils.lines import Lines, lower_title
+from utils.painter import Painter
 from utils.text import printable
 
 MAX_IMAGES = 64  # drawn of a batch
@@ -23,7 +24,8 @@ MIN_SIDE = 256  # pixels; smaller pictures are shown enlarged
 WINDOW_BAR = 15  # pixels of a window's height that visdom forgets
 LOG_SIZE = {"width": 500, "height": 320}  # pixels
 # fills the window, and shows the end as lines come
-LOG_STYLE = "position:absolute; inset:14px 0 0 4px; overflow:auto; display:flex; flex-flow:column-reverse"
+LOG_STYLE = "position:absolute; inset:14px 0 0 4px; overflow:auto; display:flex; flex-flow:column-reverse; "
+LOG_STYLE += "font-size:12px; overflow-wrap:anywhere"
 
 
 def _safe(method):
@@ -51,11 +53,14 @@ class Visualizer:
         port, server: where the server runs.
         warn: called with the one line to show when the server fails, and with the first mistake in a drawing;
             it may be called from the drawing thread. Default: prints to stderr.
+        greet: called with the address of the page once the server has answered, from the drawing thread.
         visdom_kwargs: to visdom.Visdom (base_url, username, password, proxies, log_to_filename).
     """
 
-    def __init__(self, env="default", port=8097, server="http://localhost", warn=None, **visdom_kwargs):
+    def __init__(self, env="default", port=8097, server="http://localhost", warn=None, greet=None, **visdom_kwargs):
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
+        self._greet = greet or (lambda address: None)
+        self.whole = False  # draw each point, however many wait: for a record that is drawn again
         self._settings = {"port": port, "server": server, **visdom_kwargs}
         self._painter = self._start(env)
         atexit.register(self.close)
@@ -72,17 +77,43 @@ class Visualizer:
         """False once the server has failed or the view has been closed."""
         return not self._painter.off
 
+    @property
+    def loss(self):
+        """Why the server is lost and what to do, in one line; "" while it is not."""
+        return self._painter.loss
+
+    @property
+    def answered(self):
+        """Whether the server has ever answered as a visdom server does."""
+        return self._painter.connected.is_set()
+
+    @_safe
+    def reserve(self, name, **opts):
+        """An empty plot: a window's place on the page is that of its first drawing."""
+        with self._painter.lock:
+            lines = self._lines.setdefault(name, Lines(name, self._painter.lock, opts))
+            self._painter.put(("line", name), lines.draw)
+
     @_safe
     def plot(self, name, y, x=None, **opts):
         """Adds the point (x, y) to the line in the window `name`; x counts from 0 if not given.
 
         The first points replace the line that an earlier run left there. `opts`: visdom's, as `xlabel`.
         """
-        y = y.item() if hasattr(y, "item") else float(y)
+        self._add(name, {None: y}, x, opts)
+
+    @_safe
+    def plot_lines(self, name, values, x=None, **opts):
+        """Adds a point to each of several lines in one window: values = {name in the legend: y}."""
+        self._add(name, values, x, opts)
+
+    def _add(self, name, values, x, opts):
+        values = {key: y.item() if hasattr(y, "item") else float(y) for key, y in values.items()}
         with self._painter.lock:
-            line = self._lines.setdefault(name, Line(name, self._painter.lock))
-            line.add(x, y, opts)
-            self._painter.put(("line", name), line.draw)
+            lines = self._lines.setdefault(name, Lines(name, self._painter.lock, opts))
+            lines.whole = self.whole
+            lines.add(x, values, opts)
+            self._painter.put(("line", name), lines.draw)
 
     def plot_many(self, d, x=None, **opts):
         """Adds a point to several lines: d = {name: y}."""
@@ -109,17 +140,17 @@ class Visualizer:
             self.img(name, tensor, **opts)
 
     @_safe
-    def log(self, info, win="log_text"):
-        """Adds a line of text with the time to the window `win`, which keeps the last 500."""
+    def log(self, info, win="log_text", stamp=True, **opts):
+        """Adds a line of text, with the time if `stamp`, to the window `win`, which keeps the last 500."""
         with self._painter.lock:
             lines = self._logs.setdefault(win, deque(maxlen=MAX_LOG_LINES))
-            lines.append(f"{time.strftime('[%m%d_%H%M%S]')} {html.escape(str(info))}")
-            self._painter.put(("log", win), functools.partial(_draw_log, win, lines))
+            lines.append(time.strftime("[%m%d_%H%M%S] ") * stamp + html.escape(str(info)))
+            self._painter.put(("log", win), functools.partial(_draw_log, win, lines, opts))
 
     @_safe
     def save(self, envs=None):
         """Has the server keep the page in a file, so that it outlives a restart. `envs`: default: the own one."""
-        names = envs or [self._painter.visdom_kwargs["env"]]
+        names = envs or [self._painter.link.kwargs["env"]]
         with self._painter.lock:
             self._painter.drawings.pop(("save",), None)  # it comes after all that waits
             self._painter.put(("save",), lambda vis: vis.save(names))
@@ -142,6 +173,10 @@ class Visualizer:
         passed_on.__name__ = name
         return functools.partial(_safe(passed_on), self)
 
+    def wait(self):
+        """Waits until all is drawn, however long that takes. Returns False where the server is lost."""
+        return self._painter.wait()
+
     def close(self, timeout=1.0):
         """Draws what is left while the server answers within `timeout` s, then ends the view.
 
@@ -154,12 +189,18 @@ class Visualizer:
     def _start(self, env: str) -> Painter:
         """A painter that runs, with windows that are empty."""
         self._told: set[str] = set()
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, Lines] = {}
         self._logs: dict[str, deque[str]] = {}
         self._serial = itertools.count()
-        painter = Painter(self._tell, env, **self._settings)
+        painter = Painter(self._tell, self._greet_once, env, **self._settings)
         painter.start()
         return painter
+
+    def _greet_once(self, address):
+        """Not once the view is over: a run that is closed has no log any more."""
+        with contextlib.suppress(Exception):
+            if self.alive:
+                self._greet(address)
 
     def _tell(self, topic, line):
         """Warns once per topic; not even a broken `warn` may end a run."""
@@ -198,6 +239,6 @@ def _draw_image(name, image, grid, opts, vis):
     vis.image(image, win=name, opts={"title": name, **size, **opts})
 
 
-def _draw_log(win, lines, vis):
+def _draw_log(win, lines, opts, vis):
     text = f'<div style="{LOG_STYLE}"><div>{"<br>".join(lines)}</div></div>'
-    vis.text(text, win=win, opts={"title": win, **LOG_SIZE})
+    vis.text(text, win=win, opts={"title": win, **LOG_SIZE, **opts})

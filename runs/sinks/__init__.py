@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from config import Config
 from utils import registry
-from utils.errors import UsageError
+from utils.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 FOLDER = Path(__file__).parent
-METHODS = ("log_event", "log_image", "log_text", "close", "create")
+METHODS = ("log_event", "replay", "log_image", "log_text", "log_net", "wait", "close", "create")
 
 
 class Sink:
@@ -29,18 +32,55 @@ class Sink:
     def log_event(self, event: dict[str, Any]) -> None:
         """One entry of the record.
 
-        `event["kind"]` is "start", "resume", "step" (metrics of one step) or "epoch" (of a whole one). When a run is
-        resumed, the entries so far come again.
+        `event["kind"]` is "start", "resume", "step" (metrics of one step), "watch" (its layers, with `--watch`) or
+        "epoch" (of a whole one).
         """
 
-    def log_image(self, name: str, image: np.ndarray) -> None:
-        """An (H, W, 3) uint8 picture."""
+    def replay(self, events: list[dict[str, Any]]) -> None:
+        """The run is resumed: called first, with the entries that its record keeps. What else was shown is void."""
+        for event in events:
+            self.log_event(event)
+
+    def log_image(self, name: str, image: "np.ndarray") -> None:
+        """An (H, W, 3) uint8 picture; it follows the entry of its epoch."""
+
+    def log_net(self, net: "nn.Module") -> None:
+        """The net that learns: before the first step, and after each epoch's entry. It must stay as it is."""
 
     def log_text(self, line: str) -> None:
         """A line that the terminal shows too."""
 
+    def wait(self) -> str:
+        """Waits until all is shown; returns in one line why that cannot be, else ""."""
+        return ""
+
     def close(self) -> None:
         """The run is over."""
+
+
+def check(opt: Config) -> None:
+    """Refuses a view whose package is missing.
+
+    Raises:
+        UsageError: says how to install it.
+    """
+    if opt.tensorboard and not find_spec("tensorboard"):
+        raise UsageError("--tensorboard needs the package tensorboard: pip install tensorboard; or --no-tensorboard")
+
+
+def find(name: str) -> Any:
+    """The class that `name` means: a file's name in this folder, as visdom, or path/to/file.py:Class.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if registry.is_external(name):
+        return load_all(Config(sinks=[name]))[0]
+    own = {entry.module.rpartition(".")[2]: entry for entry in registry.scan(FOLDER, "Sink", "runs.sinks").values()}
+    if name not in own:
+        known = f"{', '.join(own)}, or path/to/file.py:Class"
+        raise UsageError(f"--to={name} is no view: it takes {known}.{nearest(name, own)}{registry.left_out(FOLDER)}")
+    return getattr(import_module(own[name].module), own[name].name)
 
 
 def load_all(opt: Config) -> list[Any]:
@@ -56,6 +96,14 @@ def load_all(opt: Config) -> list[Any]:
     return found
 
 
+def create(cls: Any, folder: Path, opt: Config, warn: Callable[[str], None]) -> Any:
+    """The sink of a class; an instance, given in Python, is one."""
+    if not isinstance(cls, type):
+        return cls
+    make = getattr(cls, "create", None)
+    return make(folder, opt, warn) if make else cls()
+
+
 def create_all(folder: Path, opt: Config, warn: Callable[[str], None]) -> list[Any]:
     """The sinks of this folder that the options ask for, and those that `opt.sinks` names."""
     entries = registry.scan(FOLDER, "Sink", "runs.sinks").values()
@@ -64,9 +112,5 @@ def create_all(folder: Path, opt: Config, warn: Callable[[str], None]) -> list[A
     own = [getattr(import_module(entry.module), entry.name) for entry in entries]
     sinks = []
     for cls in [*own, *load_all(opt)]:
-        if not isinstance(cls, type):  # an instance given in Python
-            sinks.append(cls)
-            continue
-        create = getattr(cls, "create", None)
-        sinks.append(create(folder, opt, warn) if create else cls())
+        sinks.append(create(cls, folder, opt, warn))
     return [sink for sink in sinks if sink is not None]

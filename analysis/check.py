@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from config import Config
 from data.image_data import ImageData, Items, is_image
@@ -39,9 +40,12 @@ def check_dataset(opt: Config, dataset: ImageData) -> list[str]:
     report_left_out(dataset)
     report_duplicates(inspections, {path for path, _ in val}, dataset)
     problems = unreadable(inspections, opt, dataset, {"training": train, "validation": val})
-    problems += machine(opt, dataset, {one.path for one in good})
+    return problems + machine(opt, dataset, {one.path for one in good})
+
+
+def report_problems(problems: list[str]) -> None:
+    """The last line."""
     print(f"{len(problems)} would stop a run: {'; '.join(problems)}" if problems else "nothing here would stop a run")
-    return problems
 
 
 def row(title: str, text: str) -> None:
@@ -179,12 +183,23 @@ def step(task: Task, loader: EpochLoader, opt: Config) -> list[str]:
             metrics = task.train_step(batch)
     except RunError as e:
         return [str(e)]
+    except RuntimeError as e:
+        if "does not require grad" not in str(e):
+            raise
+        return [cut_off(task.net)]
     text = ", ".join(f"{name.replace('_', ' ')} {float(value):.4f}" for name, value in metrics.items())
     row(
         "one step",
         f"{opt.model}, {counted(len(batch), 'image')}: {text}, {time.monotonic() - start:.1f} s with warm-up",
     )
     return []
+
+
+def cut_off(net: nn.Module) -> str:
+    """Why no weight of a net gets a gradient."""
+    if not any(p.requires_grad for p in net.parameters()):
+        return "no weight of the net learns: requires_grad is False for all of them"
+    return "the net's output is cut off from its weights: by a detach(), no_grad(), .data or argmax() in forward"
 
 
 def disk(task: Task, opt: Config) -> list[str]:

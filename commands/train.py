@@ -1,0 +1,83 @@
+"""The command `train`."""
+
+import shlex
+from contextlib import closing, nullcontext
+from typing import Any
+
+from fire.decorators import SetParseFn
+
+import data
+from engine import resume
+from runs import sinks
+from utils import checkpoints, files
+from utils.options import code_flags
+
+
+@SetParseFn(str)
+def train(**flags: Any) -> Any:
+    """Train a model, and keep the last and the best epoch in a run folder; or resume a run.
+
+    Ctrl-C stops it after the step and saves it; so does `touch RUN_FOLDER/STOP`. `touch RUN_FOLDER/SAVE` saves it.
+
+    Returns:
+        The run: `run.folder` is its folder, and `load_path=run` names it. With --dry-run what it would take: a dict.
+
+    Examples:
+        python main.py train --config=demo
+        python main.py train --resume=last
+        python main.py train --model=ResNet34 --train-data-root=DIR --max-epoch=20 --scheduler=cosine
+        python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
+        python main.py train --config=demo --dry-run
+    """
+    opt, folder = resume.resolve_options(flags)
+    sinks.check(opt)
+    resumes = folder is not None and checkpoints.saved_in(folder)
+    start_from = checkpoints.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not resumes else None
+    files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
+    dataset = data.open(opt.dataset, opt.train_data_root)
+    opt = opt.with_dataset_defaults(dataset)
+
+    from engine import provenance
+    from engine.busy import busy_hint
+    from engine.loop import Trainer
+    from engine.profiler import Profiler
+    from engine.setup import build_training
+    from engine.state import TrainerState
+    from runs.run import Run
+
+    point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
+    if opt.dry_run:
+        from analysis.dry_run import dry_run
+
+        return dry_run(opt, dataset, start_from, point)
+    if folder and point.epoch >= opt.max_epoch:
+        with closing(point.open_run(folder, opt)) as run:
+            run.keep_only(0)
+        print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
+        return run
+    task, loaders, metadata = build_training(opt, dataset, start_from, point)
+    run = point.open_run(folder, opt) if folder else Run.create(opt)
+    try:
+        with loaders:
+            for line in [*point.messages(folder, metadata), dataset.summary(opt.image_size), *dataset.notes]:
+                run.log(line)
+            run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
+            if hint := busy_hint(opt):
+                run.log(hint)
+            run.log_event("resume" if folder else "start", **metadata, **provenance.gather())
+            state = TrainerState.from_state_dict(point.trainer)
+            trainer = Trainer(task, loaders.train, loaders.val, run, opt, metadata, state)
+            if point.reschedules(opt):
+                trainer.report_lr()
+            with Profiler(trainer) if opt.profile else nullcontext():
+                state = trainer.fit()
+        best = f"none, as {state.monitor} was NaN in every epoch"
+        if state.best_value is not None:
+            best = f"epoch {state.best_epoch}, {trainer.messages.format_score(state.monitor, state.best_value)}"
+        run.log(f"best: {best}. All of it is in {run.folder}")
+        words = shlex.join([str(run.folder), *code_flags(opt.model_dump(), ("model", "dataset"))])
+        for number, line in enumerate(trainer.messages.next_commands(words)):
+            run.log(f"{'     ' if number else 'next:'} {line}")
+    finally:
+        run.close()
+    return run
