@@ -104,7 +104,7 @@ def _figure(panels: dict[str, list[Curve]], rows: list[Row]) -> Any:
     rcParams["font.family"], labels = _readable(labels)
     many = len(rows) > 10  # more than there are named colours
     colours = {row: colormaps["turbo"](i / len(rows)) if many else f"C{i}" for i, row in enumerate(rows)}
-    figure = Figure(figsize=(5 * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained", dpi=90)
+    figure = Figure(figsize=(5 * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained", dpi=85)
     FigureCanvasAgg(figure)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _draw_panel(axes, title, curves, colours)
