@@ -6,6 +6,8 @@ from typing import Any
 from runs.history import is_number
 from utils.text import without_home
 
+NAMES = {"roc_auc": "ROC AUC", "f1": "F1", "top5": "top-5 accuracy", "distance": "Fréchet distance"}
+NAMES |= {"real": "score of real images", "fake": "score of generated images"}  # by a GAN's discriminator
 PARTS = ("accuracy", "top5")  # metrics that are parts of a whole: in percent
 
 
@@ -18,9 +20,7 @@ def metric(name: str, value: Any) -> str:
 
 def named(name: str) -> str:
     """A metric's name."""
-    return {"roc_auc": "ROC AUC", "f1": "F1", "distance": "Fréchet distance", "top5": "top-5 accuracy"}.get(
-        name, name.replace("_", " ")
-    )
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def duration(seconds: float) -> str:

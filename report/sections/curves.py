@@ -12,6 +12,7 @@ from report.subject import Group, Subject
 from runs.history import is_number, numbers
 
 TITLE = "Curves"
+PARTS = {"val": "validation", "train": "training"}
 NOT_METRICS = ("epoch", "step", "time", "lr", "rate", "seconds", "bad_images")
 MOST_GROUPS = 8  # on a chart: as many as there are colours
 BOTH = 4  # groups of which the training lines are drawn as well
@@ -50,20 +51,25 @@ def _note(subject: Subject) -> str:
 
 def _epochs(name: str, groups: list[Group], subject: Subject) -> Markup:
     """One metric, after each epoch, in training and in validation."""
-    drawn = []
+    drawn, label, events = (
+        [],
+        words.named(name),
+        [epoch for group in groups for run in group.runs for epoch in run.epochs],
+    )
+    parts = [part for part in ("val", "train") if any(is_number(event.get(f"{part}_{name}")) for event in events)]
+    if parts == ["train"]:
+        label += " in training"
+    elif len(groups) > BOTH:
+        parts = ["val"]
     for number, group in enumerate(groups):
-        for part, word in (("val", "validation"), ("train", "training")):
-            if part == "train" and len(groups) > BOTH:
-                continue
+        for place, part in enumerate(parts):
             line = _line(group, lambda run: run.epochs, "epoch", f"{part}_{name}")
-            line.dashed, line.colour = part == "train", number
-            line.name = word if len(groups) == 1 else group.name + (" (training)" if part == "train" else "")
-            if len(groups) == 1:
-                line.colour = int(part == "train")
+            line.dashed, line.colour = place > 0, number if len(groups) > 1 else place
+            line.name = PARTS[part] if len(groups) == 1 else group.name + " (training)" * (place > 0)
             drawn.append(line)
     best = subject.best.best if len(subject.histories) == 1 else None
     marks = [(best["epoch"], f"best: {best['epoch']}")] if best and len(subject.histories[0].epochs) > 1 else []
-    return charts.lines(drawn, "epoch", words.named(name), log_y=_is_wide(name, drawn), marks=marks)
+    return charts.lines(drawn, "epoch", label, log_y=_is_wide(name, drawn), marks=marks)
 
 
 def _is_wide(name: str, drawn: list[Line]) -> bool:
