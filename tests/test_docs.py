@@ -61,7 +61,7 @@ def write_files(text: str, folder: Path) -> None:
 def shortened(line: str) -> list[str]:
     """The words behind `main.py`, with the flags of SHORT that the command takes."""
     command, *flags = shlex.split(line)[2:]
-    if command in ("help", "generate"):
+    if command in ("help", "generate", "summary", "runs", "report", "replay"):
         return [command, *flags]
     short = {"num_workers": "0"}
     if "--resume" in line:

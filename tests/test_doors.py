@@ -604,7 +604,7 @@ class NoOptimizer:
         (["--scheduler=wrong.py:value"], "the scheduler wrong.py:value is of type int"),
         (["--optimizer=wrong.py:value"], "the optimizer wrong.py:value is of type int"),
         (["--metrics=wrong.py:value"], "the metric wrong.py:value is of type int"),
-        (["--sinks=wrong.py:value"], "the sink wrong.py:value has none of the methods log_event, log_image"),
+        (["--sinks=wrong.py:value"], "the sink wrong.py:value has none of the methods log_event, replay"),
         (["--scheduler=wrong.py:below"], "gives -0.5 for a progress of 0.0: expected a number from 0 on"),
         (["--optimizer=wrong.py:NoOptimizer"], "gives a NoOptimizer, not a torch.optim.Optimizer"),
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, picture, unless_given
 
+from cli import process
 from runs.run import Run
 from utils import checkpoints, files
 from utils.errors import RunError
@@ -203,7 +204,7 @@ def copy(tmp_path_factory) -> Path:
     """A copy of the program."""
     folder = tmp_path_factory.mktemp("copy") / "runner"
     folder.mkdir()
-    for name in ("main.py", "config.py", "configs", "cli", "data", "engine", "models", "runs", "utils"):
+    for name in ("main.py", "config.py", "configs", *sorted(set(process.PACKAGES) - {"config"})):
         source = ROOT / name
         if source.is_dir():
             ignore = shutil.ignore_patterns("__pycache__", "cache", "train", "test1")
