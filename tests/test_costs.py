@@ -222,6 +222,7 @@ def test_a_profiled_training_ends_with_the_same_weights(dogcat, plain, tmp_path)
     assert not {"profile", "dry_run"} & {*options, *one["metadata"]["config"], *other["metadata"]["config"]}
 
 
+@pytest.mark.slow
 def test_the_parts_add_up_to_the_step(dogcat, tmp_path, monkeypatch):
     taken = []
     original = Classify.train_step
@@ -231,7 +232,7 @@ def test_the_parts_add_up_to_the_step(dogcat, tmp_path, monkeypatch):
         return original(self, batch)
 
     monkeypatch.setattr(Classify, "train_step", step)
-    flags = ["--image-size=64", "--batch-size=4", "--max-epoch=6", f"--train-data-root={dogcat}/train"]
+    flags = ["--image-size=64", "--batch-size=4", "--max-epoch=4", f"--train-data-root={dogcat}/train"]
     found = parts(train_in(tmp_path, *flags, "--profile", "--model=resnet18", "--val-fraction=0.1", "--print-freq=100"))
     assert sum(found[part] for part in profiler.PARTS) == pytest.approx(found["a step"], abs=0.05)
     # steps 6 to 10 lie in the second epoch: from the start of one to that of the next
@@ -240,6 +241,7 @@ def test_the_parts_add_up_to_the_step(dogcat, tmp_path, monkeypatch):
     assert 0.3 * seconds < found["a step"] / 1000 < 3 * seconds
 
 
+@pytest.mark.slow
 def test_what_is_slow_shows(dogcat, tmp_path, monkeypatch):
     flags = [*FLAGS, f"--train-data-root={dogcat}/train", "--profile", "--cache=off"]
     fetch, forward = ImageDataset.__getitem__, nn.Linear.forward
@@ -279,6 +281,7 @@ def test_a_large_trace_is_packed(dogcat, tmp_path, monkeypatch):
     assert len(list((run / "profile").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_gan_is_profiled(train, tmp_path):
     flags = [
         "--model=MNISTGAN",

@@ -211,7 +211,10 @@ def test_a_healthy_net_learns_a_batch_by_heart(check):
 @pytest.mark.parametrize(
     ("net", "flags", "reason"),
     [
-        ("Healthy", ["--lr=1e-7"], r"the learning rate 1e-07 is too low \(.*\): --lr=0.0\d+ learns"),
+        pytest.param(
+            *("Healthy", ["--lr=1e-7"], r"the learning rate 1e-07 is too low \(.*\): --lr=0.0\d+ learns"),
+            marks=pytest.mark.slow,
+        ),
         ("Healthy", ["--lr=30", "--optimizer=SGD"], r"the learning rate 30 is too high \(.*\): --lr=(3|0.3) learns"),
         ("Frozen", [], "no weight of the net learns: requires_grad is False"),
         ("Detached", [], "the net's output is cut off from its weights: by a detach()"),
