@@ -1,6 +1,7 @@
 """What an option is: a typed field whose text is converted, checked, and described in one line."""
 
 import ast
+import functools
 import os
 import shlex
 import types
@@ -231,6 +232,7 @@ class Options(BaseModel):
         return " ".join((cls.model_fields[name].description or "").split())
 
     @classmethod
+    @functools.cache  # the table of a thousand runs asks often
     def default_of(cls, name: str) -> Any:
         return cls.model_fields[name].default
 
