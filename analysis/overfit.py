@@ -41,7 +41,7 @@ PLAIN = dict.fromkeys((*OFF, "progressive_resizing", "num_workers"), 0) | {
     "cache": "off",
 }
 # Factors on the learning rate that are tried after a failure; where the loss has risen, the lower ones come first.
-HIGHER, LOWER = (10.0, 100.0, 1e3, 1e4), (0.1, 0.01)
+HIGHER, LOWER = (10.0, 100.0, 1e3, 1e4), (0.1, 0.01, 1e-3, 1e-4)
 
 
 @dataclass
@@ -169,7 +169,7 @@ def step(task: Task, batch: Batch, attempt: Attempt, look: bool) -> None:
 
 def tries(opt: Config, dataset: ImageData, batch: Batch, first: Attempt, start: float) -> Iterator[Attempt]:
     """The same with other learning rates, the likely direction first."""
-    factors = (*LOWER, *HIGHER[:2]) if first.rose else (*HIGHER, *LOWER)
+    factors = (*LOWER, *HIGHER[:2]) if first.rose else (*HIGHER, *LOWER[:2])
     for number, factor in enumerate(factors):
         left = SECONDS - (time.monotonic() - start)
         if left > 1:
