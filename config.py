@@ -358,7 +358,7 @@ class Diagnosis(Options):
     """the layer whose output is taken, as layer3; None: what the head gets (explain: the last that gives maps)"""
 
     features_file: PathText = option("features.npy", ("features",))
-    """the array that features writes (.npy); the .csv of the same name says which image each row is"""
+    """what features writes: an array (.npy) with a .csv that says which image each row is; or all in one .csv"""
 
     heatmap_folder: PathText = option("heatmaps", ("explain",))
     """the folder that explain writes a picture for each image into"""

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,9 +50,8 @@ class Features:
 
 
 def write_features(task: Task, found: list[tuple[str, Path]], labels: dict[Path, str]) -> Features:
-    """Writes the array of features, and the .csv beside it with the id and the class of each row.
-
-    One batch is in memory at a time.
+    """Writes the features: as an array, .npy, with a .csv beside it that has the id and the class of each row; or all
+    in one .csv. One batch is in memory at a time.
 
     Args:
         task: built with the options PLAIN.
@@ -64,13 +64,13 @@ def write_features(task: Task, found: list[tuple[str, Path]], labels: dict[Path,
     layers.check_classifier(task, "features")
     opt, source = task.opt, Source(task)
     name, image = found[0]
-    written = Features(np.empty(0), source.words, image.parents[len(Path(name).parts) - 1], [], [], [], [])
-    path = Path(opt.features_file)
+    written = Features(np.empty((0, 0)), source.words, image.parents[len(Path(name).parts) - 1], [], [], [], [])
+    path, in_table = Path(opt.features_file), opt.features_file.lower().endswith(".csv")
     with (
         test_loader(opt, [path for _, path in found], task) as loader,
         oom_as_failure(opt, task.preprocess.image_size),
-        files.atomic_write(path, "wb") as array,
-        files.atomic_write(path.with_suffix(".csv")) as table,
+        tempfile.TemporaryFile() if in_table else files.atomic_write(path, "wb") as array,
+        files.atomic_write(path if in_table else path.with_suffix(".csv")) as table,
     ):
         _write_head(array, len(found), source.size)
         batches = collect_bad_images(with_progress(loader, "computing", len(found)), written.bad)
@@ -85,11 +85,23 @@ def write_features(task: Task, found: list[tuple[str, Path]], labels: dict[Path,
             raise UsageError(f"no image can be read: {written.bad[0]}")
         array.seek(0)
         _write_head(array, len(written.names), source.size)
-        rows_of_table = zip(written.names, written.labels, strict=True) if labels else ((n,) for n in written.names)
-        for cells in [("id", "class") if labels else ("id",), *rows_of_table]:
-            table.write(_line(cells))
-    written.values = np.load(path, mmap_mode="r")
+        if in_table:
+            array.flush()
+            shape, start = (len(written.names), source.size), array.tell()
+            written.values = np.memmap(array, "<f4", "r", start, shape)
+        _write_table(table, written, bool(labels))
+    if not in_table:
+        written.values = np.load(path, mmap_mode="r")
     return written
+
+
+def _write_table(file: IO, written: Features, with_labels: bool) -> None:
+    """A line for each row: id, class where it is known, and the numbers that the array beside it does not hold."""
+    numbers = [f"f{number}" for number in range(written.values.shape[-1])]
+    file.write(_line(["id", *(["class"] if with_labels else []), *numbers]))
+    for row, (name, label) in enumerate(zip(written.names, written.labels, strict=True)):
+        values = written.values[row].tolist() if numbers else []
+        file.write(_line([name, *([label] if with_labels else []), *(f"{value:.9g}" for value in values)]))
 
 
 def write_map(features: Features, checkpoint: Path) -> Path | None:

@@ -5,6 +5,7 @@ and complain about its flags afterwards, take `--normalize` for `--no-rmalize` a
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 
 from config import Config
@@ -96,5 +97,7 @@ def _stray(command: str, word: str) -> str:
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
     if name in (*Config.fields(), "config"):
         return f"stray word {word!r} after {command}: options start with two dashes, as in --{word.lstrip('-')}"
+    if command in Config.commands_of("load_path") and os.path.exists(word):
+        return f"stray word {word!r} after {command}: a run or a checkpoint is named by --load-path={word}"
     known = [*(option for option in Config.fields() if command in Config.commands_of(option)), "config"]
     return f"stray word {word!r} after {command}: options are typed as --name=value.{nearest(name, known)}"

@@ -12,7 +12,7 @@ from utils.text import counted, printable
 
 @SetParseFn(str)
 def features(*images: Any, **flags: Any) -> Any:
-    """Write what a layer gives for each image: an array (.npy), and which image each row is (.csv).
+    """Write what a layer gives for each image: an array (.npy) with the image of each row (.csv), or all as .csv.
 
     Maps are averaged over their positions. The run folder gets a map of the rows in two dimensions, for `report`.
 
@@ -39,7 +39,8 @@ def features(*images: Any, **flags: Any) -> Any:
         print(f"{counted(len(others), 'file')} left out as no images: {endings(others)}, as {printable(others[0])}")
     count, size = written.values.shape
     rows = Path(opt.features_file).with_suffix(".csv")
-    print(f"{opt.features_file}: {counted(count, 'row')} of {size} numbers, {written.source}; {rows}: their images")
+    images_of = f"; {rows}: their images" if str(rows) != opt.features_file else ""
+    print(f"{opt.features_file}: {counted(count, 'row')} of {size} numbers, {written.source}{images_of}")
     if path := of_layers.write_map(written, Path(opt.load_path)):
         print(f"{path}: their map in two dimensions; `report` draws it")
     return written.values

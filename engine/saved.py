@@ -19,7 +19,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {  # options that name what is 
     "test": {"result_file": ()},
     "generate": {"gen_img": (".png",), "gen_walk": (".gif", ".png"), "gen_folder": ()},
     "explain": {"heatmap_folder": ()},
-    "features": {"features_file": (".npy",)},
+    "features": {"features_file": (".npy", ".csv")},
 }
 SHOWN = 5  # class names in a line
 

@@ -116,17 +116,18 @@ class Look:
         self.layers = {name: Layer(module) for name, module in named_layers(net).items()}
         self.last: Layer | None = None
         self.stepping = False
-        self.stack = ExitStack()
+        self.stack, self.forward = ExitStack(), ExitStack()
 
     def __enter__(self) -> "Look":
         for layer in self.layers.values():
             handle = layer.module.register_forward_hook(partial(self._called, layer))
             self.stack.callback(handle.remove)
         self.stack.callback(register_optimizer_step_pre_hook(self._steps).remove)
-        self.stack.enter_context(Rectified(self._rectified))
+        self.forward.enter_context(Rectified(self._rectified))
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self.forward.close()
         self.stack.close()
 
     @torch.no_grad()
@@ -144,6 +145,7 @@ class Look:
     @torch.no_grad()
     def _steps(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.stepping = True
+        self.forward.close()
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for layer in self.layers.values():
             layer.see_step(stepped)

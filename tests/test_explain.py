@@ -285,7 +285,7 @@ def test_what_is_refused(run, dogcat, tmp_path, command, monkeypatch):
         (["explain", *use(run), image, "--layer=fc"], "the layer fc gives no map"),
         (["explain", *use(run), image, "--flip-test"], "--flip-test has no effect on explain"),
         (["explain", *use(run), image, "--amp=bf16"], "--amp has no effect on explain"),
-        (["features", *use(run), image, "--features-file=f.csv"], "give a name that ends in .npy"),
+        (["features", *use(run), image, "--features-file=f.txt"], "give a name that ends in .npy or .csv"),
         (["features", *use(run), image, "--features-file=no/f.npy"], "no folder no for --features-file"),
         (["features", *use(run), image, "--layer=nrom"], "Did you mean norm?"),
     ):
@@ -315,6 +315,17 @@ def test_the_head_on_the_features_gives_the_logits(own, dogcat, tmp_path, comman
     table = list(csv.DictReader((tmp_path / "f.csv").open()))
     assert [row["id"] for row in table] == [name for name, _ in rows]
     assert all(row["class"] == row["id"].split(".")[0] for row in table)
+
+
+def test_features_as_a_table(own, dogcat, tmp_path, command):
+    for name in ("f.npy", "table.csv"):
+        code, out, err = command("features", str(dogcat / "train"), *use(own), f"--features-file={tmp_path}/{name}")
+        assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert list(rows[0]) == ["id", "class", *(f"f{k}" for k in range(16))] and out.count(".csv") == 1
+    numbers = np.array([[row[f"f{k}"] for k in range(16)] for row in rows], dtype=np.float32)
+    assert np.array_equal(numbers, np.load(tmp_path / "f.npy"))
+    assert not (tmp_path / "table.npy").exists()
 
 
 def test_the_map_goes_into_the_report(own, dogcat, tmp_path, command):
