@@ -15,7 +15,10 @@ def write(judged: Judged, folder: Path) -> list[str]:
     path, suspects = folder / CSV, judged.suspects
     wrong_labels.write(path, judged, suspects)
     images = counted(len(judged), "validation image")
-    labels = f"{len(suspects)} of {images} may have a wrong label: see {printable(path)}"
+    right = float((judged.predicted == judged.labels.numpy()).mean())
+    labels = (
+        f"{len(suspects)} of {images} may be labelled wrongly, says a net of {right:.1%} accuracy: {printable(path)}"
+    )
     return [*judged.notes, labels if suspects else f"no label looks wrong among {images}", copies(judged)]
 
 
