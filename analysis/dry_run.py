@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import shutil
 import statistics
 import sys
@@ -26,6 +25,9 @@ from runs import sinks
 from runs.run import Run
 from utils.errors import UsageError
 from utils.text import counted
+
+if sys.platform != "win32":
+    import resource
 
 MEASURED = 3.0  # seconds of training that are measured, and of validation
 FEWEST, BLOCKS = 2, 5  # steps that are measured at least; parts whose means tell how sure the mean is
@@ -117,7 +119,7 @@ def report(trainer: Trainer, begun: float, place: Path) -> dict[str, float]:
         f"time    {duration(seconds)} for {counted(epochs, 'epoch')}, {counted(steps, 'step')}",
         f"        {duration(low)} to {duration(high)} at the pace of the fastest and the slowest fifth of {of}",
         f"        a step with its images {each}; a validation {end.validation:.2f} s, a save {end.saving:.2f} s",
-        f"memory  {mebibytes(memory)} at the peak, of {mebibytes(all_memory(device))}",
+        *([f"memory  {mebibytes(memory)} at the peak, of {mebibytes(all_memory(device))}"] if memory else []),
         f"disk    {mebibytes(disk)}: {opt.keep + 2} checkpoints of {mebibytes(end.checkpoint)}, and pictures; "
         f"{mebibytes(free)} are free",
         *(["        warning: too little disk: a smaller --keep, or another --checkpoint-dir"] if disk > free else []),
@@ -202,9 +204,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU, or of this process without those that read images."""
+    """Bytes: of the GPU, or of this process without those that read images; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
