@@ -18,6 +18,7 @@ from torchvision.datasets.folder import default_loader
 from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
+from engine.device import synchronize
 from engine.loop import Trainer
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
@@ -179,6 +180,5 @@ def bare_epoch(task: Task, loader: EpochLoader) -> Callable[[], None]:
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - start

@@ -6,7 +6,6 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from config import Config
@@ -14,7 +13,7 @@ from data.image_data import ImageData, Items, is_image
 from data.inspection import Inspection, inspect_images
 from data.loaders import EpochLoader, cores
 from data.transforms import Preprocess
-from engine.device import oom_as_failure
+from engine.device import oom_as_failure, size_of
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
 from utils.errors import RunError
@@ -211,11 +210,3 @@ def disk(task: Task, opt: Config) -> list[str]:
     needed = one * (opt.keep + 2)
     row("disk", f"{free / 2**20:.0f} MiB free for {opt.checkpoint_dir}; a run takes up to {needed / 2**20:.0f} MiB")
     return [f"too little disk for {opt.keep + 2} checkpoints of {one / 2**20:.0f} MiB"] if free < needed else []
-
-
-def size_of(state: object) -> int:
-    """Bytes of all tensors in nested dicts and lists."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
-    return sum(map(size_of, values))

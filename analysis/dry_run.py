@@ -1,7 +1,6 @@
 """The report of `train --dry-run`: what a whole run would take, from a few steps of it."""
 
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -16,6 +15,8 @@ import torch
 from config import Config
 from data.image_data import ImageData
 from data.loaders import Batch, EpochLoader
+from engine import provenance
+from engine.device import synchronize
 from engine.loop import Trainer
 from engine.resume import ResumePoint
 from engine.setup import build_training
@@ -24,7 +25,7 @@ from engine.tasks.base import NonFiniteError
 from runs import sinks
 from runs.run import Run
 from utils.errors import UsageError
-from utils.text import counted
+from utils.text import counted, in_words
 
 if sys.platform != "win32":
     import resource
@@ -116,8 +117,8 @@ def report(trainer: Trainer, begun: float, place: Path) -> dict[str, float]:
     each = ", then ".join(f"{1000 * mean[0]:.4g} ms" for mean in means)
     of = counted(sum(len(times) for _, times in parts), "step")
     for line in (
-        f"time    {duration(seconds)} for {counted(epochs, 'epoch')}, {counted(steps, 'step')}",
-        f"        {duration(low)} to {duration(high)} at the pace of the fastest and the slowest fifth of {of}",
+        f"time    {in_words(seconds)} for {counted(epochs, 'epoch')}, {counted(steps, 'step')}",
+        f"        {in_words(low)} to {in_words(high)} at the pace of the fastest and the slowest fifth of {of}",
         f"        a step with its images {each}; a validation {end.validation:.2f} s, a save {end.saving:.2f} s",
         *([f"memory  {mebibytes(memory)} at the peak, of {mebibytes(all_memory(device))}"] if memory else []),
         f"disk    {mebibytes(disk)}: {opt.keep + 2} checkpoints of {mebibytes(end.checkpoint)}, and pictures; "
@@ -198,11 +199,6 @@ def measure_epoch_end(trainer: Trainer) -> EpochEnd:
     return EpochEnd(validation, saving, (folder / "last.pth").stat().st_size, pictures)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
-
-
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU, or of this process without those that read images; 0 where the system does not tell."""
     if device.type == "cuda":
@@ -214,20 +210,8 @@ def peak_memory(device: torch.device) -> int:
 
 
 def all_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else provenance.memory() or 0
 
 
 def mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """95 -> 1 min 35 s."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.3g} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

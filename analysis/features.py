@@ -1,7 +1,5 @@
 """The features of a layer for each image (book, 4.6), and a map of them in two dimensions."""
 
-import csv
-import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -21,12 +19,13 @@ from data.batch import UNREADABLE, Batch, collect_bad_images
 from engine.device import oom_as_failure
 from engine.setup import test_loader
 from engine.tasks.base import Task
+from runs import past
 from runs.record import to_json
 from utils import files, registry
 from utils.errors import UsageError
 from utils.progress import with_progress
+from utils.text import csv_line
 
-RECORD = "features.json"  # in the run folder; the report draws it
 PLAIN = {"amp": "off", "flip_test": False}  # options of the run that would blur what a layer gives
 
 
@@ -98,10 +97,10 @@ def write_features(task: Task, found: list[tuple[str, Path]], labels: dict[Path,
 def _write_table(file: IO, written: Features, with_labels: bool) -> None:
     """A line for each row: id, class where it is known, and the numbers that the array beside it does not hold."""
     numbers = [f"f{number}" for number in range(written.values.shape[-1])]
-    file.write(_line(["id", *(["class"] if with_labels else []), *numbers]))
+    file.write(csv_line(["id", *(["class"] if with_labels else []), *numbers]))
     for row, (name, label) in enumerate(zip(written.names, written.labels, strict=True)):
         values = written.values[row].tolist() if numbers else []
-        file.write(_line([name, *([label] if with_labels else []), *(f"{value:.9g}" for value in values)]))
+        file.write(csv_line([name, *([label] if with_labels else []), *(f"{value:.9g}" for value in values)]))
 
 
 def write_map(features: Features, checkpoint: Path) -> Path | None:
@@ -124,9 +123,9 @@ def write_map(features: Features, checkpoint: Path) -> Path | None:
         "predicted": features.predicted,
         "points": [[float(f"{value:.5g}") for value in point] for point in points],
     }
-    with files.atomic_write(folder / RECORD) as file:
+    with files.atomic_write(folder / past.FEATURES) as file:
         file.write(to_json(record))
-    return folder / RECORD
+    return folder / past.FEATURES
 
 
 def known_labels(name: str | None, folder: Path, classes: list[str]) -> dict[Path, str]:
@@ -203,9 +202,3 @@ class Source:
 def _write_head(file: IO, count: int, size: int) -> None:
     """The head of a .npy file, as long for any smaller count."""
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, size)})
-
-
-def _line(cells: Iterable[str]) -> str:
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import data
 from analysis import near_duplicates, wrong_labels
 from config import Config
 from data.cache import CachedLoader, resized
@@ -71,6 +70,15 @@ class Judged:
         """(N,) int64: the most probable class of each."""
         return self.logits.argmax(dim=1).numpy()
 
+    @cached_property
+    def wrong(self) -> np.ndarray:
+        """(N,) bool: whether another class is predicted."""
+        return self.predicted != self.labels.numpy()
+
+    @property
+    def accuracy(self) -> float:
+        return 1 - float(self.wrong.mean())
+
     def name(self, path: Path) -> str:
         """The path below the root of the data set."""
         return printable(path.relative_to(self.dataset.root).as_posix())
@@ -87,8 +95,7 @@ class Judged:
 
     def worst(self, count: int) -> list[int]:
         """Positions of up to `count` images that are predicted as another class, those of the highest loss first."""
-        wrong = (self.predicted != self.labels.numpy()).nonzero()[0].tolist()
-        return sorted(wrong, key=lambda i: -self.losses[i])[:count]
+        return sorted(self.wrong.nonzero()[0].tolist(), key=lambda i: -self.losses[i])[:count]
 
     def images(self, items: Items) -> np.ndarray:
         """(n, S, S, C) uint8: images of either part as the net gets them, read again.
@@ -122,9 +129,7 @@ def judge(history: History, opt: Config) -> Judged:
     task = load_task(opt, checkpoint)
     if type(task).predict is Task.predict:
         raise UsageError(f"{opt.model} is no classifier: its task is {type(task).__name__}")
-    dataset, metadata = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]
-    if dataset.classes != task.classes:
-        raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {task.classes}")
+    dataset, metadata = saved.open_dataset(opt, checkpoint), checkpoint["metadata"]
     train_items, items = dataset.split(opt.val_fraction, opt.seed)
     notes = []
     if metadata["images"].get("val_files", fingerprint := dataset.fingerprint(items)) != fingerprint:

@@ -70,11 +70,6 @@ def channels_first(output: torch.Tensor) -> Map:
     return output.permute(0, 3, 1, 2) if one == two != three else output
 
 
-def size_of(maps: Map) -> str:
-    """In words: `7 x 7`."""
-    return f"{maps.shape[2]} x {maps.shape[3]}"
-
-
 def no_map(name: str, output: Any) -> UsageError:
     """Why the output of a layer is no map, and what to type."""
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from analysis.check import row
 from config import Config
@@ -14,7 +12,7 @@ from data.loaders import Batch, EpochLoader
 from engine.device import oom_as_failure
 from engine.setup import build_training
 from engine.tasks.base import NonFiniteError, Task
-from utils import files
+from utils import figures
 from utils.errors import RunError
 from utils.progress import Progress
 
@@ -112,16 +110,14 @@ def draw(
     path: Path, rates: list[float], losses: list[float], smooth: list[float], rate: float | None, title: str
 ) -> None:
     """Writes the picture, whole or not at all."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.plot(rates, losses, ".", color="0.7", label="loss of a batch")
-    axes.plot(rates, smooth, label="smoothed")
-    if rate is not None:
-        axes.axvline(rate, color="C3", linestyle="--", label=f"suggested: {rate:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
-    low, high = min(smooth), max(smooth[0], min(smooth) * 1.01)
-    axes.set_ylim(low - (high - low) / 4, high + (high - low) / 2)
-    axes.legend()
-    with files.atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
+    with figures.written(path, (7, 4), dpi=120) as figure:
+        axes = figure.subplots()
+        axes.plot(rates, losses, ".", color="0.7", label="loss of a batch")
+        axes.plot(rates, smooth, label="smoothed")
+        if rate is not None:
+            axes.axvline(rate, color="C3", linestyle="--", label=f"suggested: {rate:.1e}")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        axes.set_title(figures.readable([title])[0], parse_math=False)
+        low, high = min(smooth), max(smooth[0], min(smooth) * 1.01)
+        axes.set_ylim(low - (high - low) / 4, high + (high - low) / 2)
+        axes.legend()

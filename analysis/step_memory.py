@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves
+
+from engine.device import size_of
 
 
 @dataclass
@@ -76,7 +77,7 @@ def measure(
         trainable = [p for p in net.parameters() if p.requires_grad]
         for p in trainable:
             p.grad = torch.zeros_like(p)
-        return StepMemory(_size(held), _size(trainable), _state_size(make_optimizers()), activations)
+        return StepMemory(size_of(held), size_of(trainable), _state_size(make_optimizers()), activations)
 
 
 def _state_size(optimizers: list[torch.optim.Optimizer]) -> int | None:
@@ -86,12 +87,7 @@ def _state_size(optimizers: list[torch.optim.Optimizer]) -> int | None:
             optimizer.step()
     except Exception:  # LBFGS wants a closure; one of the user's may look at numbers
         return None
-    return sum(_size(tree_leaves(list(optimizer.state.values()))) for optimizer in optimizers)
-
-
-def _size(tensors: list) -> int:
-    """Bytes of the tensors among them."""
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+    return sum(size_of(list(optimizer.state.values())) for optimizer in optimizers)
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -19,7 +19,7 @@ from engine.optimizers import freeze, make_optimizer
 from engine.tasks.gan import bce
 from models.building import on_meta
 from utils.errors import UsageError
-from utils.text import counted, printable
+from utils.text import counted, padded, printable, shortened
 
 ROWS = 40  # of the table, at most: then the layers inside of layers are left out
 UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
@@ -200,15 +200,10 @@ def _rows(layer: Layer, level: int, depth: int) -> list[str]:
     shape = "x".join(map(str, layer.shape))
     cost = amount(layer.multiply_adds) if layer.multiply_adds else ""
     weights = f"{layer.parameters:,}" if layer.parameters else ""
-    row = f"{short(name, 26)} {short(layer.kind, 18)} {short(shape, 12)} {weights:>11} {cost:>9}".rstrip()
+    texts = [padded(shortened(text, width), width) for text, width in ((name, 26), (layer.kind, 18), (shape, 12))]
+    row = f"{' '.join(texts)} {weights:>11} {cost:>9}".rstrip()
     below = [row for child in layer.children for row in _rows(child, level + 1, depth)] if level < depth else []
     return [row, *below]
-
-
-def short(text: str, width: int) -> str:
-    """The text in so many characters; of a longer one the middle is left out."""
-    half = width // 2 - 1
-    return f"{text if len(text) <= width else text[: width - half - 2] + '..' + text[-half:]:<{width}}"
 
 
 def amount(number: int) -> str:

@@ -3,7 +3,6 @@
 The net must not have learned from the images that are judged: those kept for validation.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils import files
+from utils.text import csv_line
 
 if TYPE_CHECKING:
     from analysis.judged import Judged
@@ -59,9 +59,9 @@ def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
 def write(path: str | Path, judged: "Judged", suspects: list[Suspect]) -> None:
     """Writes a CSV with the columns HEAD, the most suspicious first, whole or not at all."""
     with files.atomic_write(path) as file:
-        table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # names may hold line breaks
-        table.writerow(HEAD)
+        file.write(csv_line(HEAD))
         for rank, suspect in enumerate(suspects, 1):
             path, label = judged.items[suspect.index]
             own, other = judged.probabilities[suspect.index, [label, suspect.suggested]].tolist()
-            table.writerow([str(path), judged.classes[label], judged.classes[suspect.suggested], own, other, rank])
+            names = judged.classes[label], judged.classes[suspect.suggested]
+            file.write(csv_line([path, *names, own, other, rank]))

@@ -30,8 +30,8 @@ def report(*folders: Any, **flags: Any) -> Path:
     place = histories[0].folder if len(histories) == 1 else Path()
     path = Path(opt.report_file or place / "report.html")
     files.check_writable(path, "--report-file")
-
-    files.check_writable(path.with_name("wrong_labels.csv"), "--report-file")
+    if opt.gallery:
+        files.check_writable(path.with_name("wrong_labels.csv"), "--report-file")
 
     from report import page, subject
 

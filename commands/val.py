@@ -6,9 +6,7 @@ from typing import Any
 
 from fire.decorators import SetParseFn
 
-import data
 from engine import saved
-from utils.errors import UsageError
 from utils.text import counted
 
 SPLITS = {"val": "validation", "train": "training", "test": "test", "all": "labelled"}  # in words
@@ -34,9 +32,7 @@ def val(**flags: Any) -> dict[str, Any]:
     from engine.validation import validate
     from runs import results
 
-    dataset, metadata = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]
-    if dataset.classes != metadata["classes"]:
-        raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {metadata['classes']}")
+    dataset, metadata = saved.open_dataset(opt, checkpoint), checkpoint["metadata"]
     items = dataset.part(opt.split, opt.val_fraction, opt.seed)
     fingerprint = dataset.fingerprint(items)
     own = opt.split == "val" and fingerprint == metadata["images"].get("val_files", fingerprint)

@@ -56,6 +56,20 @@ class Device:
         return f"{facts['device']}, {facts['numbers']}, {threads}"
 
 
+def size_of(state: object) -> int:
+    """Bytes of all tensors in nested dicts, lists and tuples."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(size_of, values))
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what it was given; a CPU has."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
 def select_device(opt: Config) -> Device:
     """The device that the options ask for.
 

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from data.batch import Batch
 from data.loaders import EpochLoader
+from engine.device import synchronize
 from engine.loop import Trainer
 from engine.profile_report import PARTS, operator_lines, part_lines, write_trace
 from utils import files
@@ -71,8 +72,7 @@ class Clock:
             self.last = now
 
     def _now(self) -> float:
-        if self.device.type in ("cuda", "mps"):
-            getattr(torch, self.device.type).synchronize()
+        synchronize(self.device)
         return time.perf_counter()
 
 

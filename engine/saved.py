@@ -47,6 +47,18 @@ def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str
     return _from_checkpoint(command, flags, named, checkpoint, path), checkpoint
 
 
+def open_dataset(opt: Config, checkpoint: Mapping[str, Any]) -> ImageData:
+    """The data set that the options name.
+
+    Raises:
+        UsageError: it cannot be opened, or its classes are not those of the checkpoint.
+    """
+    dataset, classes = data.open(opt.dataset, opt.train_data_root), checkpoint["metadata"]["classes"]
+    if dataset.classes != classes:
+        raise UsageError(f"{dataset.root} has the classes {dataset.classes}; the checkpoint {classes}")
+    return dataset
+
+
 def _check_paths(command: str, given: Config, flags: Mapping[str, Any]) -> None:
     for name in {"train_data_root", "test_data_root"} & flags.keys():
         if not os.path.exists(getattr(given, name) or "."):

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from utils.text import few
+
 IMAGES, STEPS = 100, 3  # that must have been watched before there is a verdict
 # A unit that answers to 5% of the images is silent for 100 of them in 0.6% of cases. CS231n (neural-networks-1, "ReLU")
 # finds up to 40% dead where the rate is too high.
@@ -70,7 +72,7 @@ class Symptoms:
         names = self._where(lambda e, i: e["activation"][i] is not None and e["update"][i] is None)
         zero = self._where(lambda e, i: e["gradient"][i] == 0)
         return [
-            f"no gradient reaches {_few(some)}{why}"
+            f"no gradient reaches {few(some)}{why}"
             for some, why in ((names, ", which the net uses: does a detach cut it off?"), (zero, ": all of it is 0"))
             if some
         ]
@@ -97,7 +99,3 @@ class Symptoms:
                 f"a step changes the weights by {medians[name]:.1g} of their size at most: the learning rate is too low"
             ]
         return []
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -15,10 +15,8 @@ def write(judged: Judged, folder: Path) -> list[str]:
     path, suspects = folder / CSV, judged.suspects
     wrong_labels.write(path, judged, suspects)
     images = counted(len(judged), "validation image")
-    right = float((judged.predicted == judged.labels.numpy()).mean())
-    labels = (
-        f"{len(suspects)} of {images} may be labelled wrongly, says a net of {right:.1%} accuracy: {printable(path)}"
-    )
+    net = f"a net of {judged.accuracy:.1%} accuracy"
+    labels = f"{len(suspects)} of {images} may be labelled wrongly, says {net}: {printable(path)}"
     return [*judged.notes, labels if suspects else f"no label looks wrong among {images}", copies(judged)]
 
 

@@ -102,3 +102,10 @@ def short(value: float) -> float | int:
     if value == int(value) and abs(value) < 1e15:
         return int(value)
     return float(f"{value:.6g}")
+
+
+def picked(values: list, count: int) -> list:
+    """Up to so many of the values, evenly, the first and the last among them."""
+    if len(values) <= count:
+        return values
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from runs.history import is_number
-from utils.text import without_home
+from utils.text import in_words, without_home
 
 NAMES = {"roc_auc": "ROC AUC", "f1": "F1", "top5": "top-5 accuracy", "distance": "Fréchet distance"}
 NAMES |= {"real": "score of real images", "fake": "score of generated images"}  # by a GAN's discriminator
@@ -24,13 +24,7 @@ def named(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+    return in_words(seconds) if math.isfinite(seconds) else ""
 
 
 def option(value: Any) -> str:

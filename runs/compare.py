@@ -28,7 +28,7 @@ def check_options(opt: Config, words: tuple[Any, ...]) -> None:
     """
     if opt.csv and opt.json:
         raise UsageError("--csv and --json are two formats: give one of them")
-    for name in ("curves_file", "env", "vis_port"):
+    for name in ("curves_file", "env", "vis_port", "vis_server"):
         if opt.typed(name) and not words:
             raise UsageError(f"--{dashed(name)} has no effect on the table: name runs to compare, as `runs A B`")
     if words and opt.curves_file:

@@ -1,26 +1,23 @@
 """The curves of runs on one picture, and in visdom. Imports no torch."""
 
-import logging
 import socket
 import statistics
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from config import Config
 from runs import compare
 from runs.history import is_number
 from runs.table import Row
-from utils import files
+from utils import figures
 from utils.text import printable
 
 SHOWN = 20  # rows in a legend
 STYLES = ("-", "--", ":", "-.")
-# installed fonts whose names hold one of these have Chinese characters
-CHINESE = ("CJK", "Han Sans", "WenQuanYi", "SimHei", "YaHei", "PingFang", "Heiti", "Hiragino", "Arial Unicode")
-PATIENCE = 0.3  # s in which a visdom server on this machine accepts
+PATIENCE = 0.3  # s in which a visdom server accepts
 
 
 @dataclass
@@ -83,36 +80,24 @@ def write(panels: dict[str, list[Curve]], rows: list[Row], path: str | Path) -> 
     Raises:
         RunError: it cannot be written.
     """
-    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)  # such as of its cache of fonts
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from matplotlib import style  # dear to import, and has no place in other commands
-
-        kind = Path(path).suffix.lower().removeprefix(".")
-        with style.context("default"), files.atomic_write(path, "wb") as file:
-            figure = _figure(panels, rows)
-            figure.savefig(file, format=kind if kind in ("pdf", "svg") else "png")
+    labels = dict(list(compare.labels(rows).items())[:SHOWN])
+    with figures.written(path, (5 * len(panels), 3.6 + 0.22 * len(labels)), dpi=85) as figure:
+        _draw(figure, panels, rows, labels)
 
 
-def _figure(panels: dict[str, list[Curve]], rows: list[Row]) -> Any:
-    from matplotlib import colormaps, rcParams
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _draw(figure: Any, panels: dict[str, list[Curve]], rows: list[Row], labels: dict[Row, str]) -> None:
+    from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
-    labels = dict(list(compare.labels(rows).items())[:SHOWN])
-    rcParams["font.family"], labels = _readable(labels)
     many = len(rows) > 10  # more than there are named colours
     colours = {row: colormaps["turbo"](i / len(rows)) if many else f"C{i}" for i, row in enumerate(rows)}
-    figure = Figure(figsize=(5 * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained", dpi=85)
-    FigureCanvasAgg(figure)
+    texts = figures.readable(list(labels.values()))
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _draw_panel(axes, title, curves, colours)
     handles = [Line2D([], [], color=colours[row]) for row in labels]
-    legend = figure.legend(handles, labels.values(), loc="outside lower center", fontsize="small", frameon=False)
+    legend = figure.legend(handles, texts, loc="outside lower center", fontsize="small", frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a name may hold dollars
-    return figure
 
 
 def _draw_panel(axes: Any, title: str, curves: list[Curve], colours: dict[Row, Any]) -> None:
@@ -134,40 +119,18 @@ def _draw_panel(axes: Any, title: str, curves: list[Curve], colours: dict[Row, A
         axes.legend(lines, list(kinds), fontsize="small")
 
 
-def _readable(labels: dict[Row, str]) -> tuple[list[str], dict[Row, str]]:
-    """The fonts to write with, and the labels, in which characters that no installed font has are escaped."""
-    from matplotlib import font_manager
-
-    def has(family: str, c: str) -> bool:
-        font = font_manager.get_font(font_manager.findfont(family))
-        return bool(font.get_char_index(ord(c)))
-
-    fonts, missing = ["DejaVu Sans"], {c for text in labels.values() for c in text}
-    missing = {c for c in missing if not has(fonts[0], c)}
-    installed = {entry.name for entry in font_manager.fontManager.ttflist} if missing else set()
-    for family in sorted(name for name in installed if any(part in name for part in CHINESE)):
-        found = {c for c in missing if has(family, c)}
-        if found:
-            fonts.append(family)
-            missing -= found
-        if not missing:
-            break
-    escaped = {c: c.encode("unicode_escape").decode() for c in missing}
-    return fonts, {row: "".join(escaped.get(c, c) for c in text) for row, text in labels.items()}
-
-
 def draw_in_visdom(panels: dict[str, list[Curve]], rows: list[Row], opt: Config) -> list[str]:
     """Draws the mean curves into the page --env; returns a line. Nothing where there is no server."""
     if not opt.vis_port:
         return []
     with suppress(OSError):
-        socket.create_connection(("localhost", opt.vis_port), PATIENCE).close()
+        socket.create_connection((urlsplit(opt.vis_server).hostname, opt.vis_port), PATIENCE).close()
         import numpy as np
 
-        from utils.visualize import Visualizer
+        from runs.sinks.visdom import open_page
 
         page = opt.env or "runs"
-        vis = Visualizer(page, port=opt.vis_port, warn=lambda line: None)
+        vis = open_page(opt, page, warn=lambda line: None)
         labels = compare.labels(rows)
         for title, curves in panels.items():
             epochs = sorted({n for curve in curves for n in curve.epochs})

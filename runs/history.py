@@ -82,6 +82,17 @@ class History:
         return max(self.scored, key=lambda e: (sign * e[name], -number(e, "val_loss")), default=None)
 
     @property
+    def images(self) -> tuple[Any, Any]:
+        """How many are trained on, and how many validated on; None where the record does not say."""
+        counts = self.start.get("images")
+        return (counts.get("train"), counts.get("val")) if isinstance(counts, dict) else (None, None)
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs."""
+        return float(sum(number(epoch, "seconds") for epoch in self.epochs))
+
+    @property
     def done(self) -> int:
         """Whole epochs."""
         return self.epochs[-1]["epoch"] if self.epochs else 0

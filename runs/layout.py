@@ -1,7 +1,5 @@
 """The rows as text for a terminal, as CSV and as JSON. Imports no torch."""
 
-import csv
-import io
 import statistics
 import sys
 import textwrap
@@ -14,7 +12,7 @@ from typing import Any
 from runs import record
 from runs.noise import LEVEL, Difference
 from runs.table import WITHOUT_EFFECT, Row, as_text, differing
-from utils.text import clipped, printable, shortened, width_of
+from utils.text import clipped, csv_line, padded, printable, shortened, width_of
 
 GAP = 2  # columns of the terminal between two of the table
 NAME, OPTION = 14, 24  # columns of a terminal: the least for the name of a run, the most for an option
@@ -65,12 +63,9 @@ def deviation(row: Row, metric: str) -> float | None:
 
 
 def to_csv(plain: list[dict[str, Any]]) -> str:
-    text = io.StringIO(newline="")
     names = list(dict.fromkeys(name for values in plain for name in values)) or ["name"]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return text.getvalue().rstrip("\n")
+    lines = [csv_line(names), *(csv_line(values.get(name) for name in names) for values in plain)]
+    return "".join(lines).rstrip("\n")
 
 
 def to_json(plain: list[dict[str, Any]]) -> str:
@@ -162,8 +157,8 @@ def _notes(against: Differences) -> list[str]:
 
 def aligned(columns: list[Column]) -> list[str]:
     """The lines of a table."""
-    padded = [[cell + " " * (c.width - width_of(cell)) for cell in c.lines] for c in columns]
-    return [(" " * GAP).join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    cells = [[padded(cell, column.width) for cell in column.lines] for column in columns]
+    return [(" " * GAP).join(row).rstrip() for row in zip(*cells, strict=True)]
 
 
 def score(row: Row, metric: str) -> str:

@@ -1,8 +1,10 @@
-"""What a run left to look at beside its record: the pictures of samples/, and the lines of its log."""
+"""What a run left to look at beside its record: the pictures of samples/, the lines of its log, a map of features."""
 
 import re
 from contextlib import suppress
 from pathlib import Path
+
+FEATURES = "features.json"  # in the run folder: written by `features`, drawn by `report`
 
 
 def pictures(folder: Path) -> dict[str, list[tuple[int, Path]]]:

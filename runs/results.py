@@ -1,7 +1,5 @@
 """The CSV of predictions, and the JSON of metrics."""
 
-import csv
-import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from data.batch import UNREADABLE, Batch
 from runs.record import to_json
 from utils import files
+from utils.text import csv_line
 
 
 def write_csv(
@@ -37,7 +36,7 @@ def write_csv(
     remaining, rows = iter(ids), []
     with files.atomic_write(path) as file:
         head = ["id", "label"] if len(classes) == 2 else ["id", "predicted", *classes]
-        file.write(_line([*head, *(f"logit {name}" for name in classes if with_logits)]))
+        file.write(csv_line([*head, *(f"logit {name}" for name in classes if with_logits)]))
         for batch, logits in predictions:
             unread = (batch.labels == UNREADABLE).cpu()
             kept = logits.masked_fill(unread[:, None], 0)
@@ -46,16 +45,9 @@ def write_csv(
                 name, top = next(remaining), probs.index(max(probs))
                 if bad and not fill:
                     continue
-                file.write(_line([name, *_cells(probs, classes), *(values if with_logits else [])]))
+                file.write(csv_line([name, *_cells(probs, classes), *(values if with_logits else [])]))
                 rows.append((name, probs[1]) if len(classes) == 2 else (name, classes[top], probs[top]))
     return rows
-
-
-def _line(cells: list) -> str:
-    """One line of CSV. The module csv quotes a line break in a cell only where it ends lines with the same one."""
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
-    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_metrics(checkpoint: Path, data: dict[str, str], own: bool, values: dict[str, Any]) -> Path | None:

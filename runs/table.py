@@ -88,8 +88,7 @@ def read_all(folder: str | Path) -> list[Row]:
 
 def row_of(run: History, epochs: bool = False) -> Row:
     """The row of a run; `epochs`: with its epochs, for curves."""
-    best, images = run.best or {}, run.start.get("images")
-    counts = images if isinstance(images, dict) else {}
+    best = run.best or {}
     return Row(
         name=run.name,
         status=run.status,
@@ -99,10 +98,10 @@ def row_of(run: History, epochs: bool = False) -> Row:
         falls=run.falls,
         metrics=history.numbers(best),
         last=float(run.scored[-1][f"val_{run.monitor}"]) if run.scored else None,
-        seconds=float(sum(history.number(epoch, "seconds") for epoch in run.epochs)),
+        seconds=run.seconds,
         started=run.started,
         options=run.options,
-        images=(counts.get("train"), counts.get("val")),
+        images=run.images,
         folder=run.folder,
         best_epoch=best.get("epoch"),
         epochs=run.epochs if epochs else [],

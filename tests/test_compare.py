@@ -196,6 +196,16 @@ def test_the_curves_are_drawn_into_visdom_where_a_server_is(folder, command):
         assert x == [1, 2] and y == pytest.approx([0.355, 0.71])
 
 
+def test_the_curves_are_drawn_at_the_address_of_the_server(folder, command, monkeypatch):
+    flags = [f"--checkpoint-dir={folder}", "--curves-file=None", "--vis-server=http://localhost/base"]
+    monkeypatch.setenv("VISDOM_USERNAME", "ann")
+    monkeypatch.setenv("VISDOM_PASSWORD", "s3cret")
+    with visdom_server("/base", ("ann", "s3cret")) as server:
+        code, out, err = command("runs", *NAMES, *flags, f"--vis-port={server.port}")
+        assert (code, err) == (0, "") and "visdom: drawn into the page runs" in out
+        assert {"runs loss", "runs val_accuracy"} <= set(server.windows("runs"))
+
+
 def test_no_torch_is_needed(folder):
     script = (
         f"import sys, main; main.runs(*{NAMES}, checkpoint_dir={str(folder)!r}, curves_file={str(folder / 'c.png')!r})"

@@ -281,6 +281,13 @@ def test_a_rate_is_found(check, tmp_path):
     assert Image.open(path).size == (840, 480)
 
 
+def test_the_picture_of_any_title_is_drawn_in_silence(tmp_path, recwarn, capfd):
+    path = tmp_path / "a.png"
+    lr_find.draw(path, [1e-3, 1e-2], [2.0, 1.0], [2.0, 1.5], None, "网络.py:Net$_^ \u1e9f\U0001f600 on 数据")
+    assert not recwarn.list and capfd.readouterr() == ("", "")
+    assert Image.open(path).size == (840, 480)
+
+
 def test_a_net_that_no_rate_helps(check, tmp_path):
     code, out, _ = check("Blind", f"--lr-find={tmp_path}/a.png")
     assert code == 1 and "no learning rate from 1e-07 to 10 lowers the loss" in out.splitlines()[-1]

@@ -240,3 +240,9 @@ def test_a_thousand_runs_take_little(tmp_path):
     rows = table.grouped(table.read_all(tmp_path))
     layout.to_text(rows, noise.against_best(rows), 80)
     assert len(rows) == 335 and time.process_time() - start < 5  # ten times what an idle machine takes
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\r\nb", 'a,"b"', " a "])
+def test_a_cell_of_csv_comes_back_as_it_was(name):
+    text = layout.to_csv([{"name": name, "best": 0.5}, {"name": "c", "best": None}])
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [["name", "best"], [name, "0.5"], ["c", ""]]

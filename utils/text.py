@@ -1,5 +1,7 @@
 """Text that is safe to show: in one line, printable, not too long."""
 
+import csv
+import io
 import os
 import re
 from collections.abc import Iterable
@@ -24,6 +26,13 @@ def counted(count: int, thing: str, things: str = "") -> str:
     return f"{count} {thing if count == 1 else things or thing + 's'}"
 
 
+def csv_line(cells: Iterable[object]) -> str:
+    """One line of CSV. The module csv quotes a line break in a cell only where it ends lines with the same one."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
 def few(names: Iterable[str]) -> str:
     """The first names, and how many there are: `a, b, c, d, e, ... (7)`."""
     names = list(names)
@@ -36,6 +45,15 @@ def in_short(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f}{unit}"
     return f"{seconds / 60:.0f}m" if seconds >= 99.5 else f"{seconds:.0f}s"
+
+
+def in_words(seconds: float) -> str:
+    """A time as it is said: `9.5 s`, `1 min 35 s`, `3 h 20 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
 
 
 def fitted(head: str, parts: list[str], extra: list[str], tail: str, width: int = 80) -> str:
@@ -64,6 +82,11 @@ def width_of(text: str) -> int:
     from tqdm.utils import disp_len
 
     return disp_len(text)
+
+
+def padded(text: str, width: int) -> str:
+    """The text with spaces behind it, in `width` columns of a terminal at least."""
+    return text + " " * (width - width_of(text))
 
 
 def clipped(text: str, width: int) -> str:

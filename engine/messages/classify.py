@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import torch
-from tqdm.utils import disp_len
 
 from engine.messages import Messages, Metrics
 from engine.metrics import better_than_chance
+from utils.text import padded, width_of
 
 WIDE = 12  # classes of which the table shows the confusion matrix
 COLUMN, MATRIX = 8, 120  # columns of a terminal: for a predicted class at least, for all of them at most
@@ -35,19 +35,19 @@ class ClassifyMessages(Messages):
     def _by_class(self, metrics: Metrics) -> list[str]:
         """A line for each class; beside it, of a few classes, how many of its images were predicted as which."""
         classes, confusion = self.task.classes, metrics["confusion"]
-        wide, column = len(classes) <= WIDE, max(COLUMN, *map(disp_len, classes))
+        wide, column = len(classes) <= WIDE, max(COLUMN, *map(width_of, classes))
         short = len(classes) * (column + 1) <= MATRIX
         heads = classes if short else [f"#{k}" for k in range(len(classes))]  # names that were cut might look alike
         names = classes if short or not wide else [f"#{k} {name}" for k, name in enumerate(classes)]
         column = column if short else COLUMN
-        width = max(disp_len("class"), *map(disp_len, names))
-        head = f"{_left('class', width)}  images  accuracy      F1"
+        width = max(width_of("class"), *map(width_of, names))
+        head = f"{padded('class', width)}  images  accuracy      F1"
         lines = [head + ("   predicted: " + " ".join(_right(name, column) for name in heads)) * wide]
         for name, accuracy, f1, row in zip(
             names, metrics["class_accuracy"], metrics["class_f1"], confusion, strict=True
         ):
             cells = ("              " + " ".join(f"{n:>{column}}" for n in row)) * wide
-            lines.append(f"{_left(name, width)}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
+            lines.append(f"{padded(name, width)}  {sum(row):>6}  {accuracy:>8.2%}  {f1:>6.4f}{cells}")
         return lines
 
     def format_score(self, name: str, value: float) -> str:
@@ -81,10 +81,5 @@ def _short(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
-def _left(text: str, width: int) -> str:
-    """The text in so many columns of a terminal, of which a Chinese character takes two."""
-    return text + " " * (width - disp_len(text))
-
-
 def _right(text: str, width: int) -> str:
-    return " " * (width - disp_len(text)) + text
+    return " " * (width - width_of(text)) + text

@@ -7,14 +7,14 @@ from typing import Any
 from report import charts
 from report.html import Markup, figure, join
 from report.subject import Subject
+from runs import past
 from runs.history import is_number
 
 TITLE = "Features"
-FILE = "features.json"
 
 
 def build(subject: Subject) -> Markup:
-    found = [(run.name, record) for run in subject.histories if (record := read(run.folder / FILE))]
+    found = [(run.name, record) for run in subject.histories if (record := read(run.folder / past.FEATURES))]
     several = len(subject.histories) > 1
     return join(_map(record, f" Run {name}." if several else "") for name, record in found)
 

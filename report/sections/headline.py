@@ -36,26 +36,18 @@ def badge(run: History) -> Markup:
     return tag("span", run.status, class_=f"badge {run.status}", title=MEANINGS[run.status])
 
 
-def images(run: History) -> tuple[Any, Any]:
-    """How many images it trains on, and how many it keeps for validation; None where the record does not say."""
-    counts = run.start.get("images")
-    counts = counts if isinstance(counts, dict) else {}
-    return counts.get("train"), counts.get("val")
-
-
 def _tiles(run: History) -> Markup:
     best, monitor = run.best, run.monitor
     last = run.scored[-1] if run.scored else None
-    train, val = images(run)
+    train, val = run.images
     tiles: list[tuple[str, str, str]] = []
     if best and last:
         what, name = words.named(monitor), f"val_{monitor}"
         tiles.append((f"best {what}", words.metric(monitor, best[name]), f"epoch {best['epoch']}, validation"))
         tiles.append((f"last {what}", words.metric(monitor, last[name]), f"epoch {last['epoch']}, validation"))
-    seconds = sum(numbers(epoch).get("seconds", 0) for epoch in run.epochs)
     tiles += [
         ("epochs", f"{run.done} of {run.max_epoch}", badge(run)),
-        ("training time", words.duration(seconds), _rate(run)),
+        ("training time", words.duration(run.seconds), _rate(run)),
         ("model", words.option(run.options.get("model")), words.option(run.options.get("optimizer"))),
         ("data set", words.option(run.options.get("dataset")), _counts(train, val)),
     ]
@@ -94,7 +86,6 @@ def _row(group: Group) -> list[Any]:
     best = [run.best[f"val_{run.monitor}"] for run in scored if run.best]
     last = [run.scored[-1][f"val_{run.monitor}"] for run in scored]
     epochs = sorted({run.best["epoch"] for run in scored if run.best})
-    seconds = sum(numbers(epoch).get("seconds", 0) for run in runs for epoch in run.epochs)
     statuses = list({run.status: badge(run) for run in runs}.values())
     return [
         group.name,
@@ -103,7 +94,7 @@ def _row(group: Group) -> list[Any]:
         _mean(first.monitor, best),
         ", ".join(map(str, epochs)),
         _mean(first.monitor, last),
-        tag("span", words.duration(seconds), class_="name"),
+        tag("span", words.duration(sum(run.seconds for run in runs)), class_="name"),
         _rate(first).removesuffix(" images/s"),
     ]
 

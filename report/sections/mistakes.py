@@ -15,7 +15,7 @@ def build(subject: Subject) -> Markup:
     if judged is None:
         return Markup()
     notes = [paragraph(note, "note") for note in judged.notes]
-    wrong = int((judged.predicted != judged.labels.numpy()).sum())
+    wrong = int(judged.wrong.sum())
     if not wrong:
         told = f"Every one of {counted(len(judged), 'validation image')} is predicted as it is labelled."
         return join([*notes, paragraph(told)])

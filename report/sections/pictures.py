@@ -1,13 +1,14 @@
 """The pictures of the run folder: what the net saw, what it predicted, what it made."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from report.html import Markup, figure, image, join, paragraph, tag
+from report.scale import picked
 from report.subject import Subject
+from runs import past
 from runs.history import History
 
 TITLE = "Images"
@@ -51,9 +52,7 @@ def _generated(subject: Subject) -> Markup:
         frames, what = last, "the runs"
     else:
         found = numbered(subject.histories[0], "generated")
-        chosen = sorted(found)
-        picked = {chosen[round(i)] for i in np.linspace(0, len(chosen) - 1, min(FRAMES, len(chosen)))} if chosen else ()
-        frames, what = [(f"epoch {epoch}", found[epoch]) for epoch in sorted(picked)], "the epochs"
+        frames, what = [(f"epoch {epoch}", found[epoch]) for epoch in picked(sorted(found), FRAMES)], "the epochs"
     shown = [(name, seen) for name, path in frames if (seen := read(path, SMALL)) is not None]
     if not shown:
         return Markup()
@@ -65,10 +64,7 @@ def _generated(subject: Subject) -> Markup:
 
 def numbered(run: History, name: str) -> dict[int, Path]:
     """{epoch: file} of the pictures of a name in the run folder."""
-    found = [
-        (re.fullmatch(rf"{name}_(\d+)", path.stem), path) for path in (run.folder / "samples").glob(f"{name}_*.png")
-    ]
-    return {int(match[1]): path for match, path in found if match}
+    return dict(past.pictures(run.folder).get(name, ()))
 
 
 def read(path: Path, most: int) -> np.ndarray | None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from report.charts import heat
 from report.html import Markup, figure, join
+from report.scale import picked
 from report.subject import Subject
 
 TITLE = "Layers"
@@ -38,13 +39,6 @@ def is_watched(entry: dict[str, Any]) -> bool:
         and isinstance(layers, list)
         and all(isinstance(entry.get(name), list) and len(entry[name]) == len(layers) for name in TABLES)
     )
-
-
-def picked(values: list, count: int) -> list:
-    """Up to so many of the values, evenly, the first and the last among them."""
-    if len(values) <= count:
-        return values
-    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
 def _table(entries: list[dict[str, Any]], name: str, caption: str, log: bool) -> Markup | str:

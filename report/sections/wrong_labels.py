@@ -19,12 +19,11 @@ def build(subject: Subject) -> Markup:
     suspects = judged.suspects
     if not suspects:
         return paragraph(f"No label looks wrong among {counted(len(judged), 'validation image')}.")
-    accuracy = (judged.predicted == judged.labels.numpy()).mean()
     told = (
         f"{len(suspects)} of {counted(len(judged), 'validation image')} look as if they belonged to another class, by "
         f"confident learning (arXiv:1911.00068); all are in {CSV}. Look before you change a label: a hard image looks "
-        f"like this as well, and the net is right on {accuracy:.1%}: the lower that is, the more of these are its own "
-        "mistakes."
+        f"like this as well, and the net is right on {judged.accuracy:.1%}: the lower that is, the more of these are "
+        "its own mistakes."
     )
     shown = gallery.gallery(_figure(judged, suspect) for suspect in suspects[:SHOWN])
     left = len(suspects) - SHOWN

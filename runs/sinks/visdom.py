@@ -19,6 +19,16 @@ from utils.visualize import MAX_LOG_LINES, Visualizer
 UNSAFE = r"[/+\\'\"<>\x00-\x1f]"  # what visdom's page cannot have in the name of an environment
 
 
+def open_page(
+    opt: Config, env: str, warn: Callable[[str], None], greet: Callable[[str], None] | None = None
+) -> Visualizer:
+    """The environment `env` on the server that the options name; user and password are those of the environment."""
+    address = urlsplit(opt.vis_server)
+    login = {"username": os.environ.get("VISDOM_USERNAME"), "password": os.environ.get("VISDOM_PASSWORD")}
+    server, env = f"{address.scheme}://{address.netloc}", re.sub(UNSAFE, "_", env)
+    return Visualizer(env, opt.vis_port, server, warn, greet, base_url=address.path, **login)
+
+
 class VisdomPage(Sink):
     """Lines against the step or the epoch, the confusion matrix, pictures, the log; kept on the server each epoch.
 
@@ -36,17 +46,7 @@ class VisdomPage(Sink):
     def create(cls, folder: Path, opt: Config, warn: Callable[[str], None]) -> "VisdomPage | None":
         if opt.vis_port is None:
             return None
-        env, address = re.sub(UNSAFE, "_", opt.env or folder.name), urlsplit(opt.vis_server)
-        login = {"username": os.environ.get("VISDOM_USERNAME"), "password": os.environ.get("VISDOM_PASSWORD")}
-        vis = Visualizer(
-            env,
-            opt.vis_port,
-            f"{address.scheme}://{address.netloc}",
-            warn,
-            greet=lambda page: warn(f"visdom: {page}"),
-            base_url=address.path,
-            **login,
-        )
+        vis = open_page(opt, opt.env or folder.name, warn, lambda page: warn(f"visdom: {page}"))
         return cls(vis, folder, opt.env not in (None, folder.name))
 
     def replay(self, events: list[dict[str, Any]]) -> None:
