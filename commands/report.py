@@ -13,7 +13,7 @@ from utils.text import counted, printable
 
 @SetParseFn(str)
 def report(*folders: Any, **flags: Any) -> Path:
-    """Write a page on one or more runs: one HTML file that needs nothing else, and no net.
+    """Write a page on one or more runs: one HTML file that needs nothing else, and no internet.
 
     Names of run folders, paths, or last. Several runs are compared; those that differ in the seed alone are one line.
 

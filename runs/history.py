@@ -182,7 +182,7 @@ def find(words: tuple[Any, ...], runs: str | Path) -> list[History]:
             folder = Path(runs) / word
         history = read(folder, steps=True)
         if history is None:
-            known = [path.parent.name for path in Path(runs).glob("[!.]*/metrics.jsonl")]
+            known = ["last", *(path.parent.name for path in Path(runs).glob("[!.]*/metrics.jsonl"))]
             what = "its record, metrics.jsonl, does not say what it is"
             what = what if (folder / "metrics.jsonl").is_file() else "it holds no metrics.jsonl"
             what = what if folder.is_dir() else f"there is no such folder, here or in {runs}"
