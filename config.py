@@ -280,6 +280,10 @@ class Machine(Options):
     threads: int | None = option(None, LEARN + USE, ge=1)
     """threads that compute on the CPU; None: one for each core"""
 
+    # not part of the experiment: the numbers are the same with any number of processes
+    processes: int = option(1, ("train",), exclude=True, ge=1)
+    """processes of this machine that train together, one for each GPU; torchrun and srun start them on several"""
+
 
 class Output(Options):
     print_freq: int = option(20, ("train",), ge=1)

@@ -2,14 +2,16 @@
 
 import shlex
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any
 
 from fire.decorators import SetParseFn
 
 import data
-from engine import resume
+from config import Config
+from engine import launch, resume
 from runs import sinks
-from utils import checkpoints, files
+from utils import checkpoints, files, world
 from utils.options import code_flags
 
 
@@ -29,40 +31,56 @@ def train(**flags: Any) -> Any:
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
         python main.py train --config=demo --dry-run
     """
+    first = _resolve(flags) if launch.is_first() else None
+    processes, timeout = (first[0].processes, first[0].data_timeout) if first else (1, 0.0)
+    with launch.joined(processes, timeout, flags):
+        return _train(*world.same(first))
+
+
+def _resolve(flags: dict[str, Any]) -> tuple[Config, Path | None, Path | None]:
+    """The options, the run folder to resume, and the weights to start from; what is wrong is refused here."""
     opt, folder = resume.resolve_options(flags)
+    launch.check(opt.processes, opt.dry_run)
     sinks.check(opt)
     resumes = folder is not None and checkpoints.saved_in(folder)
     start_from = checkpoints.find(opt.load_path, opt.checkpoint_dir) if opt.load_path and not resumes else None
     files.check_writable(folder or opt.checkpoint_dir, "--resume" if folder else "--checkpoint-dir", folder=True)
-    dataset = data.open(opt.dataset, opt.train_data_root)
+    return opt, folder, start_from
+
+
+def _train(opt: Config, folder: Path | None, start_from: Path | None) -> Any:
+    with world.one_a_machine_first():
+        dataset = data.open(opt.dataset, opt.train_data_root)
     opt = opt.with_dataset_defaults(dataset)
 
     from engine import provenance
-    from engine.busy import busy_hint
+    from engine.busy import slow_hint
     from engine.loop import Trainer
     from engine.profiler import Profiler
     from engine.setup import build_training
     from engine.state import TrainerState
-    from runs.run import Run
 
-    point = resume.load_latest(folder, opt, dataset.classes) if folder else resume.ResumePoint()
+    point = resume.ResumePoint()
+    if folder and world.is_first():
+        point = resume.load_latest(folder, opt, dataset.classes)
+    point, start_from = world.same(point), world.same_file(start_from)
     if opt.dry_run:
         from analysis.dry_run import dry_run
 
         return dry_run(opt, dataset, start_from, point)
     if folder and point.epoch >= opt.max_epoch:
-        with closing(point.open_run(folder, opt)) as run:
+        with closing(_open_run(opt, folder, point)) as run:
             run.keep_only(0)
         print(f"{folder} has done its {point.epoch} epochs: to train on, give more, as --max-epoch={2 * point.epoch}")
         return run
     task, loaders, metadata = build_training(opt, dataset, start_from, point)
-    run = point.open_run(folder, opt) if folder else Run.create(opt)
+    run = _open_run(opt, folder, point)
     try:
         with loaders:
             for line in [*point.messages(folder, metadata), dataset.summary(opt.image_size), *dataset.notes]:
                 run.log(line)
             run.log(f"{opt.model} on {opt.dataset}: {loaders}; {task.device}")
-            if hint := busy_hint(opt):
+            if hint := slow_hint(opt):
                 run.log(hint)
             run.log_event("resume" if folder else "start", **metadata, **provenance.gather())
             state = TrainerState.from_state_dict(point.trainer)
@@ -81,3 +99,14 @@ def train(**flags: Any) -> Any:
     finally:
         run.close()
     return run
+
+
+def _open_run(opt: Config, folder: Path | None, point: resume.ResumePoint) -> Any:
+    """The run in `folder`, or a new one; in the processes other than the first, one that writes nothing."""
+    from runs.run import Run, Witness
+
+    run = None
+    if world.is_first():
+        run = point.open_run(folder, opt) if folder else Run.create(opt)
+    place = world.same(run and run.folder)
+    return run or Witness(place, keeps_pictures=True)

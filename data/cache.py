@@ -55,7 +55,7 @@ class CachedLoader(EpochLoader):
         self.labels = torch.tensor([label for _, label in items])
 
     def __iter__(self) -> Iterator[Batch]:
-        for keys in self.batch_sampler:
+        for number, keys in enumerate(self.batch_sampler):
             epochs, images_drawn, draws = zip(*keys, strict=True)
             epoch, indices = epochs[0], torch.tensor(images_drawn)
             images = self.images[indices.to(self.images.device)]
@@ -64,7 +64,7 @@ class CachedLoader(EpochLoader):
             if self.augment:
                 images = self.augment(images, epoch, list(draws))
             bad = [self.bad[index] for index in indices.tolist() if index in self.bad] if self.bad else []
-            yield Batch(images, self.labels[indices], indices, bad)
+            yield self._dealt(Batch(images, self.labels[indices], indices, bad), number)
 
     def _crop(self, image: torch.Tensor, key: Key) -> torch.Tensor:
         """A random crop of (T, T, C) uint8 as (S, S, C)."""

@@ -7,11 +7,11 @@ interruption, changes nothing of what is computed.
 
 import itertools
 import multiprocessing
-import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,6 +25,7 @@ from data.image_dataset import ImageDataset
 from data.sampler import EpochBatchSampler
 from data.transforms import Preprocess
 from utils.text import printable
+from utils.world import cores
 
 __all__ = [
     "Batch",
@@ -51,6 +52,14 @@ class EpochLoader(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches of the epoch that `set_epoch` has set."""
+
+    def _dealt(self, batch: Batch, number: int) -> Batch:
+        """The batch of this number, with what is said of the whole one where this is a part of it."""
+        shard = self.batch_sampler.shard(number)
+        if shard is None:
+            return batch
+        labels = torch.tensor([self.items[index][1] for index in shard.indices])
+        return replace(batch, shard=replace(shard, labels=labels))
 
     def close(self) -> None:  # noqa: B027 - a loader without processes has nothing to end
         """Ends the worker processes, if there are any."""
@@ -121,7 +130,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
                 raise batch
             if batch is None:
                 return
-            yield batch
+            yield self._dealt(batch, number)
             number += 1
 
     def _started(self) -> Iterator[Batch]:
@@ -154,8 +163,3 @@ def _kill(processes: set[multiprocessing.process.BaseProcess]) -> None:
     for process in processes:
         process.join(timeout=1)
     processes.clear()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,6 +12,7 @@ import torch
 
 from config import Config
 from data.loaders import cores
+from utils import world
 
 SHORTEST = 0.5  # seconds of observation below which nothing is said
 OTHERS = 0.75  # cores that others use, from which on there is a hint
@@ -32,6 +33,24 @@ def _now() -> tuple[float, float, float] | None:
 
 
 _start = _now()
+
+
+def slow_hint(opt: Config) -> str | None:
+    """A line where fewer threads or processes would be faster; None where that is not known."""
+    return busy_hint(opt) if world.now.size == 1 else processes_hint(opt)
+
+
+def processes_hint(opt: Config) -> str | None:
+    """A line where several processes compute on the cores of one machine, of which one alone uses all as well."""
+    if opt.use_gpu is not False and torch.cuda.is_available():
+        return None
+    if len(set(world.now.makers)) > 1:
+        return None
+    more = f", which have {cores()} core each" if world.now.local_size * cores() > (os.cpu_count() or 1) else ""
+    return (
+        f"{world.now.size} processes share the cores of one machine{more}: one process with all threads is usually "
+        "faster on a CPU (docs/many-machines.md)"
+    )
 
 
 def busy_hint(opt: Config) -> str | None:

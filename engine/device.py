@@ -10,6 +10,7 @@ import torch
 
 from config import Config
 from data.loaders import cores
+from utils import world
 from utils.errors import RunError, UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -47,13 +48,15 @@ class Device:
             "device": name,
             "numbers": "bf16" if self.amp else "fp32",
             "threads": torch.get_num_threads(),
+            "processes": world.now.size,
             "torch": torch.__version__.split("+")[0],
         }
 
     def __str__(self) -> str:
         facts = self.metadata()
         threads = f"{facts['threads']} thread" + "s" * (facts["threads"] != 1)
-        return f"{facts['device']}, {facts['numbers']}, {threads}"
+        several = f"{facts['processes']} processes x " if facts["processes"] > 1 else ""
+        return f"{facts['device']}, {facts['numbers']}, {several}{threads}"
 
 
 def size_of(state: object) -> int:
@@ -80,14 +83,33 @@ def select_device(opt: Config) -> Device:
     if opt.use_gpu and gpu is None:
         raise UsageError("--use-gpu: PyTorch finds no GPU on this machine; leave the flag out to use the CPU")
     device = torch.device(gpu if gpu and opt.use_gpu is not False else "cpu")
+    if device.type == "mps" and world.now.size > 1:
+        raise UsageError("several processes cannot share this GPU: train with one process, or add --no-use-gpu")
     if device.type == "cuda":
+        device = _own_gpu()
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
     elif device.type == "cpu":
         keep_memory()
-    if opt.threads:
-        torch.set_num_threads(opt.threads)
+    if opt.threads or world.now.size > 1:
+        torch.set_num_threads(opt.threads or cores())
     amp = torch.bfloat16 if opt.amp == "bf16" or (opt.amp == "auto" and has_bf16(device)) else None
     return Device(device, amp, torch.channels_last if opt.channels_last else torch.contiguous_format)
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process. Processes that have one each send by NCCL; those that share one through the CPU."""
+    if world.now.size == 1:
+        return torch.device("cuda")
+    count = torch.cuda.device_count()
+    device = torch.device("cuda", world.now.local_rank % count)
+    torch.cuda.set_device(device)
+    shared = world.now.local_size > count
+    if any(world.objects_from_each(shared)):
+        if world.is_first():
+            print(f"{world.now.local_size} processes share {count} GPU{'s' * (count > 1)}: slower than one for each")
+    elif world.now.device_group is None:
+        world.now.device_group = torch.distributed.new_group(backend="nccl")
+    return device
 
 
 def keep_memory() -> None:

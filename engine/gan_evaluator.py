@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import models
+from data.shard import Shard
 from data.transforms import Preprocess
 from engine.device import Device
-from utils import checkpoints, registry, state_dicts
+from utils import checkpoints, registry, state_dicts, world
 from utils.errors import UsageError
 
 PAIRED = 256  # images of each kind between which differences are taken
@@ -26,6 +27,19 @@ class Features:
     features: torch.Tensor
     probs: torch.Tensor
     some: torch.Tensor
+
+    def gathered(self, shards: list[Shard | None]) -> "Features":
+        """Those of the images of all processes; `shards` are of the parts that these features are of."""
+        if not shards or shards[0] is None:
+            return self
+        counting = torch.cat([shard.counting for shard in shards if shard])
+        positions = torch.cat([shard.positions for shard in shards if shard])
+        some = self.some[counting[: len(self.some)]]
+        all_features, all_probs, all_some = (
+            world.gathered([rows], [positions[: len(rows)]])
+            for rows in (self.features[counting], self.probs[counting], some)
+        )
+        return Features(all_features, all_probs, all_some[:PAIRED])
 
 
 class GanEvaluator:
@@ -130,7 +144,7 @@ def frechet(some: torch.Tensor, others: torch.Tensor) -> float:
     """Fréchet distance of two sets of features (N, F), (M, F) (Heusel et al. 2017, arXiv:1706.08500)."""
     identity: Any = nn.Identity()  # they are features already
     identity.num_features = some.shape[1]
-    distance = FrechetInceptionDistance(identity)
+    distance = FrechetInceptionDistance(identity, sync_on_compute=False)
     distance.update(some, real=True)
     distance.update(others, real=False)
     return distance.compute().item()

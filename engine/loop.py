@@ -22,10 +22,10 @@ from engine.state import EpochProgress, TrainerState
 from engine.stop_control import StopControl, open_debugger
 from engine.tasks.base import NonFiniteError, Task
 from engine.trace import first_not_finite
-from engine.validation import not_finite, validate
+from engine.validation import checksum, not_finite, validate
 from engine.watch import Watch
 from runs.run import Run
-from utils import checkpoints, pictures
+from utils import checkpoints, pictures, world
 from utils.errors import RunError, Stopped
 from utils.progress import Progress
 from utils.text import counted, fitted, in_short, printable
@@ -119,7 +119,8 @@ class Trainer:
         task, opt, state = self.task, self.opt, self.state
         self.savable = False
         if state.step == 0 and self.run.keeps_pictures:
-            self.run.picture("augmented", pictures.grid(task.preview(batch)[:PREVIEWED].numpy()))
+            shown = world.gathered([task.preview(batch)[batch.counting]], [batch.positions])
+            self.run.picture("augmented", pictures.grid(shown[:PREVIEWED].numpy()))
         self.seed_step()
         self.set_progress()
         lr, metrics = task.lr(), {}
@@ -134,7 +135,9 @@ class Trainer:
         if state.step % opt.print_freq == 0 and self.stops.debugger_wanted(opt.debug_file):
             # at hand in the debugger, as in the book (6.2)
             model, optimizer, loss = task.net, getattr(task, "optimizer", None), metrics.get("loss")  # noqa: F841
-            open_debugger(sys._getframe())
+            with world.only_first(f"debugger/{state.step}") as mine:
+                if mine:
+                    open_debugger(sys._getframe())
             del model, optimizer, loss
 
     def seed_step(self) -> None:
@@ -144,7 +147,8 @@ class Trainer:
     def skip(self, batch: Batch, lr: float, what: str) -> None:
         """Reports a step that has no finite numbers, and ends the training unless such steps are to be skipped."""
         step, skipped = self.state.step + 1, self.state.progress.skipped
-        names = ", ".join(printable(self.train.items[i][0]) for i in batch.indices.tolist())
+        indices = batch.shard.indices if batch.shard else batch.indices.tolist()
+        names = ", ".join(printable(self.train.items[i][0]) for i in indices)
         more = "" if self.opt.watch else ", --watch names the layer"
         if self.opt.watch:
             self.seed_step()
@@ -188,6 +192,7 @@ class Trainer:
         means, progress = done.means(), (state.epoch + 1) / self.opt.max_epoch
         warning = None if state.warned else self.messages.diagnose(means, metrics, progress)
         self.task.end_epoch(metrics)
+        self.check_alike()
         done.bad += bad
         self.state = replace(
             state,
@@ -201,6 +206,20 @@ class Trainer:
         for line in filter(None, (warning, self.watch.diagnose())):
             self.run.log(f"warning: {line}")
         self.save()
+
+    def check_alike(self) -> None:
+        """Ends the training where the weights of a process are no longer, bit for bit, those of process 0.
+
+        As they would where the step of a task does not add up the gradients, or a memory is faulty.
+        """
+        if world.now.size == 1:
+            return
+        sums = world.objects_from_each(checksum(self.task.net))
+        if other := [world.now.name(rank) for rank, one in enumerate(sums) if one != sums[0]]:
+            raise RunError(
+                f"after epoch {self.state.epoch + 1} the weights of {', '.join(other)} are not those of process 0: its "
+                "memory or its kind of processor differs, or the task's step does not add up all gradients"
+            )
 
     def report(self, done: EpochProgress, means: dict[str, float], seconds: float) -> None:
         """One epoch into the record, the pictures, and a line for the terminal."""

@@ -83,7 +83,7 @@ class TimedBatch(Batch):
 
     def to(self, device: torch.device) -> Batch:
         with self.clock.part(COPY):
-            return Batch(self.images, self.labels, self.indices, self.bad).to(device)
+            return Batch(self.images, self.labels, self.indices, self.bad, self.shard).to(device)
 
 
 class Profiler(EpochLoader):
@@ -132,7 +132,7 @@ class Profiler(EpochLoader):
     def _timed(self, batch: Batch) -> Batch:
         if self.done or self.step <= self.warm_up:
             return batch
-        timed = TimedBatch(batch.images, batch.labels, batch.indices, batch.bad)
+        timed = TimedBatch(batch.images, batch.labels, batch.indices, batch.bad, batch.shard)
         timed.clock = self.clock
         return timed
 

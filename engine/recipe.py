@@ -9,6 +9,8 @@ from torchvision.transforms import v2
 
 from config import Config
 from data.image_data import Items
+from data.loaders import Batch
+from utils import world
 
 
 def resized_side(side: int) -> int:
@@ -29,6 +31,30 @@ def make_mixup(opt: Config, num_classes: int) -> Callable:
     kinds = [(v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix)]
     mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(mixes) if mixes else lambda images, labels: (images, labels)
+
+
+def mix_shard(mix: Callable, batch: Batch, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `mix` of `make_mixup` does to the whole batch, for the images of a shard of it.
+
+    Each image is mixed with the one before it, which another process may have; the numbers drawn are the same in all.
+    """
+    shard, labels = batch.shard, batch.labels
+    assert shard is not None
+    ends = [piece.rows.stop - 1 for piece in shard.pieces]
+    places = torch.tensor(
+        [shard.places[end] if piece.counts else -1 for end, piece in zip(ends, shard.pieces, strict=True)]
+    )
+    ends_of_all = [torch.cat(world.from_each(x)) for x in (images[ends], labels[ends], places.to(images.device))]
+    found = {place: row for row, place in enumerate(ends_of_all[2].tolist())}
+    rows, targets = [], []
+    for piece in shard.pieces:
+        row = found.get((shard.places[piece.rows.start] - 1) % shard.total, 0)  # none: its piece counts 0
+        rows += [ends_of_all[0][row][None], images[piece.rows]]
+        targets += [ends_of_all[1][row][None], labels[piece.rows]]
+    mixed, mixed_targets = mix(torch.cat(rows), torch.cat(targets))
+    own = torch.ones(len(mixed), dtype=torch.bool)
+    own[[piece.rows.start + number for number, piece in enumerate(shard.pieces)]] = False
+    return mixed[own], mixed_targets[own]
 
 
 def make_ema(net: nn.Module, opt: Config) -> AveragedModel | None:

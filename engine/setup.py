@@ -1,5 +1,6 @@
 """From options to what the loop needs: net, task, loaders."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from engine.recipe import class_weights, resized_side
 from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
 from models import heads
-from utils import checkpoints, registry, state_dicts
+from utils import checkpoints, registry, state_dicts, world
 from utils.errors import UsageError
 from utils.options import dashed
 from utils.text import counted
@@ -57,14 +58,23 @@ def build_training(
     """
     device, resumed = select_device(opt), point.checkpoint if point else None
     torch.manual_seed(opt.seed)
-    net = build_net(opt, dataset, start_from, pretrained=opt.pretrained and not resumed)
+    pretrained = opt.pretrained and not resumed
+    with world.one_a_machine_first() if pretrained else nullcontext():  # they may have to be downloaded
+        net = build_net(opt, dataset, start_from, pretrained)
     preprocess = make_preprocess(opt, dataset)
     train_items, val_items = dataset.split(opt.val_fraction, opt.seed)
     train = train_loader(opt, dataset, train_items, preprocess, device)
     init_from_data = getattr(net, "init_from_data", None)
     if init_from_data and not (resumed or start_from or opt.pretrained):
-        init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
-    task = task_class(opt.model, net)(net, dataset.classes, preprocess, device, opt, train_items)
+        with train.batch_sampler.whole():
+            init_from_data(lambda: preprocess.normalize(next(iter(train.set_epoch(0))).images))
+    kind = task_class(opt.model, net)
+    if world.now.size > 1 and not kind.several_processes:
+        raise UsageError(
+            f"the task {kind.__name__} does not say that its step is right in several processes (several_processes): "
+            "train it with one process; docs/extending.md shows what it takes"
+        )
+    task = kind(net, dataset.classes, preprocess, device, opt, train_items)
     registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
     if point and resumed:
         state_dicts.load_net(net, resumed, point.path or "the saved run", opt.model)
@@ -91,7 +101,27 @@ def build_training(
         "machine": device.metadata(),
         "config": opt.model_dump(),
     }
+    _check_same_files(metadata["images"], dataset)
     return task, Loaders(train, val_loader(opt, dataset, val_items, task)), metadata
+
+
+def _check_same_files(images: dict[str, Any], dataset: ImageData) -> None:
+    """Refuses a machine whose files are others than those of process 0.
+
+    Raises:
+        UsageError: names the process, in all processes.
+    """
+    everyone = world.objects_from_each((images, str(dataset.root)))
+    (first, root), names = everyone[0], {"train": "training", "val": "validation"}
+    for rank, (others, place) in enumerate(everyone):
+        for part, word in names.items():
+            if others[part] != first[part] or others[f"{part}_files"] != first[f"{part}_files"]:
+                count = f"{others[part]} {word} images, not {first[part]}"
+                what = count if others[part] != first[part] else f"other {word} images (by name and size)"
+                raise UsageError(
+                    f"{world.now.name(rank)} has {what}, in {place} where process 0 has {root}: give all machines the "
+                    "same files"
+                )
 
 
 def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrained: bool) -> nn.Module:
@@ -172,8 +202,10 @@ def _loader(
     augment: Augment | None = None,
     sample_weights: list[float] | None = None,
 ) -> EpochLoader:
-    batches = EpochBatchSampler(len(items), opt.batch_size, opt.seed, sample_weights)
-    cached = load_cached(dataset, items, preprocess, opt.cache, opt.on_bad_image, crops=augment is not None)
+    accumulate = opt.accumulate if augment else 1
+    batches = EpochBatchSampler(len(items), opt.batch_size, opt.seed, sample_weights, accumulate)
+    with world.one_a_machine_first() if opt.cache == "disk" else nullcontext():
+        cached = load_cached(dataset, items, preprocess, opt.cache, opt.on_bad_image, crops=augment is not None)
     if cached:
         images, bad = cached
         images = device.hold(images) if images.shape[1] == opt.image_size else images  # to be cropped on the CPU

@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from data.loaders import Batch
-from utils.errors import Stopped
+from utils import world
+from utils.errors import RunError, Stopped, UsageError
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 + the signal's number, as shells have it
 CHECK_EVERY = 0.5  # seconds between two checks for files
+TWICE = 2.0  # seconds within which several processes may get the same signal twice: from a user and from a launcher
 
 
 class StopControl:
@@ -30,14 +33,16 @@ class StopControl:
     def __init__(self, folder: Path, log: Callable[[str], None], save: Callable[[], None]) -> None:
         self.folder, self.log, self.save = folder, log, save
         self.requested: Stopped | None = None
+        self.requested_at = 0.0
         self.may_raise = False
         self.checked_at = time.monotonic()
         self.logged: set[str] = set()
         self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopControl":
-        self._take(self.folder / "STOP")  # one that came after the last run's end
-        self._take(self.folder / "SAVE")
+        if world.is_first():
+            self._take(self.folder / "STOP")  # one that came after the last run's end
+            self._take(self.folder / "SAVE")
         if threading.current_thread() is threading.main_thread():
             for name in CODES:
                 number = getattr(signal, name, None)
@@ -53,23 +58,31 @@ class StopControl:
         """The batches; a stop ends the wait for one at once, and the work on one after it is done."""
         batches = iter(batches)
         while True:
-            with self._raising():
-                batch = next(batches, None)
+            batch, trouble = None, None
+            try:
+                with self._raising():
+                    batch = next(batches, None)
+            except (Stopped, UsageError, RunError) as e:
+                trouble = e
+            lines = world.agree(trouble, batch.bad if batch else [])  # all processes stop here, or none does
             if batch is None:
                 return
-            yield batch
+            yield replace(batch, bad=lines) if lines != batch.bad else batch
             self._check_files()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.requested:
+            if world.now.size > 1 and time.monotonic() - self.requested_at < TWICE:
+                return
             for child in multiprocessing.active_children():
                 child.kill()
             os._exit(CODES[name])
         what = "Ctrl-C" if name == "SIGINT" else name
-        self.requested = Stopped(what, CODES[name])
+        self.requested, self.requested_at = Stopped(what, CODES[name]), time.monotonic()
         with suppress(OSError):  # not `log`: the signal may have come in the middle of it
-            os.write(2, f"\n{what}: stopping after this step; once more: at once, without saving\n".encode())
+            if world.is_first():
+                os.write(2, f"\n{what}: stopping after this step; once more: at once, without saving\n".encode())
         if self.may_raise:
             raise self.requested
 
@@ -84,7 +97,7 @@ class StopControl:
             self.may_raise = False
 
     def _check_files(self) -> None:
-        if time.monotonic() - self.checked_at < CHECK_EVERY:
+        if not world.is_first() or time.monotonic() - self.checked_at < CHECK_EVERY:
             return
         self.checked_at = time.monotonic()
         if self._take(self.folder / "SAVE"):
@@ -101,8 +114,11 @@ class StopControl:
         return True
 
     def debugger_wanted(self, path: str | None) -> bool:
-        """Whether the user's own file `path` exists, and somebody sits at a terminal."""
-        if not path or not self._is_mine(Path(path)):
+        """Whether the user's own file `path` exists, and somebody sits at a terminal: that of process 0."""
+        return bool(path) and world.same(world.is_first() and self._debugger_wanted(str(path)))
+
+    def _debugger_wanted(self, path: str) -> bool:
+        if not self._is_mine(Path(path)):
             return False
         if not _at_terminal():
             self._log_once(f"{path} exists, but there is no terminal for a debugger: ignored")

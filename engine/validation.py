@@ -1,5 +1,6 @@
 """Evaluates a task on validation images, and tells whether its numbers are finite."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real
@@ -21,6 +22,14 @@ def not_finite(state: dict[str, Any]) -> str | None:
         if name := next((k for k, v in floats.items() if not v.isfinite().all()), None):
             return name
     return None
+
+
+def checksum(net: torch.nn.Module) -> str:
+    """A SHA-256 of all weights and buffers."""
+    sha = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def validate(

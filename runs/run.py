@@ -184,6 +184,23 @@ class Run:
             self.log(f"warning: the sink {type(view).__name__} is closed: {method} raised {type(e).__name__}: {e}")
 
 
+class Witness(Run):
+    """The run as the processes other than the first one have it: they write and say nothing."""
+
+    def __init__(self, folder: Path, keeps_pictures: bool) -> None:
+        super().__init__(folder)
+        self._keeps_pictures = keeps_pictures
+
+    @property
+    def keeps_pictures(self) -> bool:
+        return self._keeps_pictures
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    log_event = log_net = save = keep_only = picture = log = log_text = _nothing
+
+
 def _write_config(folder: Path, opt: Config) -> None:
     with files.atomic_write(folder / "config.yaml") as file:
         yaml.safe_dump(opt.model_dump(), file, sort_keys=False, allow_unicode=True)

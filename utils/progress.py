@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from utils import world
+
 EVERY = 30  # seconds between two lines
 COLOURS = {"green": 32, "yellow": 33}
 
@@ -27,7 +29,7 @@ class Progress:
         self.title, self.total, self.done, self.count, self.metrics = title, total, done, done, ""
         self.start = self.last_line = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and world.is_first():
             self.bar = tqdm(
                 total=total,
                 desc=title,

@@ -14,6 +14,7 @@ from data.image_data import Items
 from data.loaders import Batch
 from data.transforms import Preprocess
 from engine.device import Device
+from engine.gradients import Gradients
 from engine.messages import Messages
 from utils import registry
 from utils.errors import RunError, UsageError
@@ -43,6 +44,7 @@ class Task:
         option_groups: the groups of options that it reads beside those that every task reads: "optimization",
             "classification", "gan".
         monitor: the metric that the best epoch is chosen by, unless `--monitor` names another one.
+        several_processes: whether its step and its evaluation are right where a process has a shard of each batch.
         messages: what the terminal says of its metrics.
 
     Args:
@@ -55,6 +57,7 @@ class Task:
 
     option_groups: tuple[str, ...] = ()
     monitor: str = "loss"
+    several_processes = False
     messages: type[Messages] = Messages
 
     def __init__(
@@ -68,6 +71,7 @@ class Task:
     ) -> None:
         self.classes, self.preprocess, self.device, self.opt = classes, preprocess, device, opt
         self.net: Any = net.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        self.gradients = Gradients(net)
         self.setup(items)
 
     def setup(self, items: Items | None) -> None:

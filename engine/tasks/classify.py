@@ -1,6 +1,7 @@
 """The task of telling which class an image belongs to."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from data.loaders import Batch
 from engine import metrics
 from engine.messages.classify import ClassifyMessages
 from engine.optimizers import freeze, load_optimizer_state, make_optimizer, needs_closure
-from engine.recipe import class_weights, make_ema, make_mixup, resized_side
+from engine.recipe import class_weights, make_ema, make_mixup, mix_shard, resized_side
 from engine.schedules import Schedule
 from engine.task_state import check_like, check_net
 from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
-from utils import pictures
+from engine.whole_batch import whole_batch
+from utils import pictures, world
 
 
 class Classify(Task):
@@ -26,16 +28,18 @@ class Classify(Task):
 
     option_groups = ("optimization", "classification")
     monitor = "accuracy"
+    several_processes = True
     messages = ClassifyMessages
 
     def setup(self, items: Items | None) -> None:
         net, opt, device = self.net, self.opt, self.device
         self.metrics = metrics.chosen(opt.metrics)
         self.ema, self.side, self.frozen = None, self.preprocess.image_size, []
+        self.shown: tuple[torch.Tensor, ...] | None = None
         if items is not None:
             weights = class_weights(items) if opt.balance == "loss" else None
             self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
-            self.mixup = make_mixup(opt, len(self.classes))
+            self.mixup, self.mixes = make_mixup(opt, len(self.classes)), bool(opt.mixup or opt.cutmix)
             self.frozen = freeze(net, opt.freeze) if opt.freeze else []
             self.optimizer = make_optimizer(net, opt, device)
             if needs_closure(self.optimizer):  # LBFGS strings the gradients together, which takes plain memory
@@ -56,12 +60,12 @@ class Classify(Task):
         before = buffers_of(self.net, self.opt)
         batch = batch.to(self.device.device)
         images, targets = self._training_images(batch)
-        loss, correct = self._backward(images, targets, batch.labels)
+        loss, correct = self._backward(batch, images, targets)
         check_finite(loss, self.net, before)
         if self.opt.clip_grad:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
         if needs_closure(self.optimizer):
-            self.optimizer.step(lambda: self._backward(images, targets, batch.labels)[0].item())
+            self.optimizer.step(lambda: self._backward(batch, images, targets)[0].item())
         else:
             self.optimizer.step()
         if self.ema:
@@ -73,32 +77,35 @@ class Classify(Task):
         images = self._images(batch)
         if self.side < images.shape[3]:
             images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
-        return self.mixup(images, batch.labels)
+        return mix_shard(self.mixup, batch, images) if batch.shard and self.mixes else self.mixup(images, batch.labels)
 
-    def _backward(
-        self, images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(self, batch: Batch, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sets the gradients of the batch; returns its loss, and how many images are predicted as their labels say.
 
-        Micro-batches share the whole batch's denominator, so that they add up to its step.
+        Micro-batches, and the shards of several processes, share the whole batch's denominator, so that they add up to
+        its step.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, correct = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
-        micro_batches = max(min(self.opt.accumulate, len(images) // 2), 1)  # BatchNorm cannot learn from one image
-        for indices in torch.arange(len(images)).tensor_split(micro_batches):
-            part = slice(indices[0], indices[-1] + 1)
-            logits = self._logits(self.net, images[part])
-            share = self._denominator(targets[part]) / self._denominator(targets)
-            part_loss = self.loss(logits, targets[part]) * share
-            part_loss.backward()
+        denominator = self._denominator(batch.all_labels if targets.ndim == 1 else targets, len(batch))
+        pieces = batch.pieces(self.opt.accumulate)
+        for piece in pieces:
+            last = self.gradients.on_their_way() if piece is pieces[-1] else nullcontext()
+            with whole_batch(piece), last:
+                logits, part = self._logits(self.net, images[piece.rows]), targets[piece.rows]
+                share = self._denominator(part, len(piece)) / denominator if piece.counts else 0.0
+                part_loss = self.loss(logits, part) * share
+                part_loss.backward()
             loss = loss + part_loss.detach()
-            correct = correct + (logits.detach().argmax(dim=1) == labels[part]).sum()
+            if piece.counts:
+                correct = correct + (logits.detach().argmax(dim=1) == batch.labels[piece.rows]).sum()
+        loss, correct = self.gradients.add_up(loss, correct)
         return loss, correct
 
-    def _denominator(self, targets: torch.Tensor) -> float | torch.Tensor:
-        """What the mean of the loss divides by: of class indices (N,) the sum of their weights, else N."""
+    def _denominator(self, targets: torch.Tensor, count: int) -> float | torch.Tensor:
+        """What the mean of the loss divides by: of class indices (N,) the sum of their weights, else their count."""
         weights = self.loss.weight
-        return len(targets) if weights is None or targets.ndim > 1 else weights[targets].sum()
+        return count if weights is None or targets.ndim > 1 else weights[targets].sum()
 
     def preview(self, batch: Batch) -> torch.Tensor:
         images = self._training_images(batch.to(self.device.device))[0]
@@ -118,12 +125,20 @@ class Classify(Task):
                 yield batch, logits
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        labels, logits, self.shown = [], [], None
+        logits: list[torch.Tensor] = []
+        labels: list[torch.Tensor] = []
+        positions: list[torch.Tensor] = []
+        images = None
         for batch, batch_logits in self.predict(batches):
-            self.shown = self.shown or (batch, batch_logits)
-            labels.append(batch.labels)
-            logits.append(batch_logits)
-        return metrics.compute(torch.cat(logits), torch.cat(labels), self.metrics)
+            images = batch.images[batch.counting] if images is None else images
+            logits.append(batch_logits[batch.counting])
+            labels.append(batch.labels[batch.counting])
+            positions.append(batch.positions)
+        all_logits, all_labels = world.gathered(logits, positions), world.gathered(labels, positions)
+        if images is not None:
+            images = world.gathered([images], positions[:1])
+            self.shown = images, all_labels[: len(images)], all_logits[: len(images)]
+        return world.same(metrics.compute(all_logits, all_labels, self.metrics))
 
     def metric_modes(self) -> dict[str, str]:
         return {
@@ -133,8 +148,8 @@ class Classify(Task):
     def samples(self) -> dict[str, np.ndarray]:
         if self.shown is None:
             return {}
-        batch, logits = self.shown
-        return {"predictions": pictures.predictions(batch.images.cpu().numpy(), batch.labels, logits, self.classes)}
+        images, labels, logits = self.shown
+        return {"predictions": pictures.predictions(images.cpu().numpy(), labels, logits, self.classes)}
 
     def set_progress(self, progress: float) -> None:
         self.lr_schedule.lr = self.opt.lr  # may have been changed in the debugger

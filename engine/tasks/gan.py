@@ -12,13 +12,15 @@ from torch.nn import functional as F
 
 from data.image_data import Items
 from data.loaders import Batch
-from engine.gan_evaluator import GanEvaluator
+from data.shard import Shard
+from engine.gan_evaluator import Features, GanEvaluator
 from engine.messages.gan import GanMessages
 from engine.optimizers import freeze, load_optimizer_state
 from engine.recipe import make_ema
 from engine.task_state import check_like, check_net
 from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
-from utils import pictures
+from engine.whole_batch import whole_batch
+from utils import pictures, world
 from utils.errors import UsageError
 from utils.progress import with_progress
 
@@ -35,6 +37,7 @@ class Gan(Task):
 
     option_groups = ("gan",)
     monitor = "distance"
+    several_processes = True
     messages = GanMessages
 
     def setup(self, items: Items | None) -> None:
@@ -64,24 +67,27 @@ class Gan(Task):
             module.eval()
         before = buffers_of(net, opt)
         steps = {"generator": self.steps % opt.g_every == 0, "discriminator": self.steps % opt.d_every == 0}
-        real = self._images(batch)
-        latents = torch.randn(len(batch), net.nz, 1, 1).to(real.device)
-        with self.device.autocast():
+        real, piece = self._images(batch), batch.pieces()[0]
+        with self.device.autocast(), whole_batch(piece):
+            latents = torch.randn(len(real), net.nz, 1, 1).to(real.device)
             with torch.set_grad_enabled(steps["generator"]):
                 fake = net.generator(latents)
             on_real, on_fake = self._discriminate(real), self._discriminate(fake)
-        losses = bce(on_real, on_fake)
+        losses = {name: loss * piece.weight for name, loss in bce(on_real, on_fake).items()}
         self._set_gradients(losses, steps)
-        check_finite(losses["discriminator"] + losses["generator"], net, before)
+        with torch.no_grad():
+            means = {"real": on_real.sigmoid().mean(), "fake": on_fake.sigmoid().mean()}
+        values = {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+        values |= {name: mean * piece.weight for name, mean in means.items()}
+        values = dict(zip(values, self.gradients.add_up(*values.values()), strict=True))
+        check_finite(values["discriminator_loss"] + values["generator_loss"], net, before)
         for name, optimizer in self.optimizers.items():
             if steps[name]:
                 optimizer.step()
         if self.ema and steps["generator"]:
             self.ema.update_parameters(net.generator)
         self.steps += 1
-        with torch.no_grad():
-            means = {"real": on_real.sigmoid().mean(), "fake": on_fake.sigmoid().mean()}
-        return {f"{name}_loss": loss.detach() for name, loss in losses.items()} | means
+        return values
 
     def _set_gradients(self, losses: dict[str, torch.Tensor], steps: dict[str, bool]) -> None:
         """Gives each net the gradient of its own loss, where it steps; else none."""
@@ -102,11 +108,27 @@ class Gan(Task):
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Generated images against real ones: as many, or with --judge EVALUATED."""
-        real = self.evaluator.extract_features(batch.images for batch in batches)
-        count = EVALUATED if self.opt.judge else len(real.features)
-        generated = self.evaluator.extract_features(self.images(count, self.opt.seed))
+        shards: list[Shard | None] = []
+
+        def images() -> Iterator[torch.Tensor]:
+            for batch in batches:
+                shards.append(batch.shard)
+                yield batch.images
+
+        real = self.evaluator.extract_features(images()).gathered(shards)
+        generated = self._generated(EVALUATED if self.opt.judge else len(real.features))
         metrics = self.evaluator.compare(real, generated)
-        return metrics if self.optimizers else metrics | self.evaluator.reference_distances(real)
+        return world.same(metrics if self.optimizers else metrics | self.evaluator.reference_distances(real))
+
+    def _generated(self, count: int) -> Features:
+        """The features of so many generated images, of which each process makes its part."""
+        if world.now.size == 1:
+            return self.evaluator.extract_features(self.images(count, self.opt.seed))
+        parts = list(self.latents(count, self.opt.seed))
+        shards = [Shard.of(len(part), 1, world.now.rank, world.now.size) for part in parts]
+        shards = [shard.at(AT_ONCE * number, ()) for number, shard in enumerate(shards)]
+        own = (as_bytes(self.sample(part[list(shard.places)])) for part, shard in zip(parts, shards, strict=True))
+        return self.evaluator.extract_features(own).gathered(list(shards))
 
     def metric_modes(self) -> dict[str, str]:
         return self.evaluator.metric_modes()

@@ -1,0 +1,311 @@
+"""The processes that train one run together: which one this is, and what they send each other.
+
+A process alone is a world of size 1, in which nothing below does anything, and torch.distributed is not imported. In a
+larger one every process calls the same functions in the same order. engine/launch.py joins the processes.
+
+What fails in one process ends all: it posts what happened, and the others, whose next message fails, read it there.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from utils.errors import RunError, Stopped, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+POSTED = 3.0  # seconds within which a process that failed has posted why
+PATIENT = 5.0  # seconds of waiting after which process 0 says so
+FOREVER = timedelta(days=365)
+ENDS: dict[str, type[BaseException]] = {kind.__name__: kind for kind in (UsageError, RunError, Stopped)}
+
+
+@dataclass
+class World:
+    """What this process knows of all.
+
+    Attributes:
+        rank, local_rank: its number among all, and among those of its machine. size, local_size: how many there are.
+        store: where each process can leave a text for the others.
+        hosts: the name of each process's machine. makers: the first process of each process's machine.
+        cores: processor cores that this process may use: its share of those of the machine; None: all.
+        blocks: how often `one_a_machine_first` was entered.
+        device_group: the group whose messages go from GPU to GPU; None: all goes through the CPU.
+        timeout: seconds after which a process that does not answer is given up.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    store: Any = None
+    hosts: list[str] = field(default_factory=list)
+    makers: list[int] = field(default_factory=list)
+    cores: int | None = None
+    blocks: int = 0
+    device_group: Any = None
+    timeout: float = 300.0
+
+    def name(self, rank: int) -> str:
+        """A process in a message."""
+        return f"process {rank}" + (f" on {self.hosts[rank]}" if len(set(self.hosts)) > 1 else "")
+
+
+now = World()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return now.rank == 0
+
+
+def add_up(tensor: "torch.Tensor", wait: bool = True) -> Any:
+    """The tensor becomes, in place, the sum of those of all processes, bit for bit the same in each.
+
+    Args:
+        wait: False: returns at once; `finish` waits for it.
+    """
+    from torch import distributed as dist
+
+    with _explained():
+        return dist.all_reduce(tensor, group=now.device_group if tensor.is_cuda else None, async_op=not wait)
+
+
+def finish(work: Any) -> None:
+    """Waits for a message that `add_up` has only begun."""
+    with _explained():
+        work.wait()
+
+
+def from_each(tensor: "torch.Tensor") -> "list[torch.Tensor]":
+    """The tensors of all processes, which have the same shape and type, in the order of their ranks."""
+    import torch
+    from torch import distributed as dist
+
+    everyone = [torch.empty_like(tensor) for _ in range(now.size)]
+    with _explained():
+        dist.all_gather(everyone, tensor.contiguous(), group=now.device_group if tensor.is_cuda else None)
+    return everyone
+
+
+def objects_from_each(thing: Any) -> list[Any]:
+    """What each process has, in the order of their ranks; plain values and tensors on the CPU."""
+    if now.size == 1:
+        return [thing]
+    from torch import distributed as dist
+
+    everyone: list[Any] = [None] * now.size
+    with _explained():
+        dist.all_gather_object(everyone, thing)
+    return everyone
+
+
+def gathered(rows: "list[torch.Tensor]", positions: "list[torch.Tensor]") -> "torch.Tensor":
+    """The rows of all processes in the order of their `positions`, on the CPU; alone, the rows one after the other."""
+    import torch
+
+    if now.size == 1:
+        return torch.cat(rows)
+    parts = objects_from_each((torch.cat(rows).cpu(), torch.cat(positions)))
+    order = torch.cat([part for _, part in parts]).argsort()
+    return torch.cat([part for part, _ in parts])[order]
+
+
+def same(thing: Any) -> Any:
+    """What process 0 has, in all: so that two kinds of machine never decide differently."""
+    if now.size == 1:
+        return thing
+    from torch import distributed as dist
+
+    box = [thing]
+    with _explained():
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def same_file(path: Path | None) -> Path | None:
+    """Process 0's file, or where a machine has none of that name, a copy that is gone with the process."""
+    path = same(path)
+    if path is None or now.size == 1:
+        return path
+    here = path.is_file()
+    if all(objects_from_each(here)):
+        return path
+    content = same(path.read_bytes() if is_first() else None)
+    if here:
+        return path
+    folder = tempfile.TemporaryDirectory()
+    _copies.append(folder)
+    copy = Path(folder.name, path.name)
+    copy.write_bytes(content)
+    return copy
+
+
+_copies: list[Any] = []  # folders that are removed with the process
+
+
+def agree(trouble: BaseException | None, lines: list[str]) -> list[str]:
+    """Called by all between two steps: raises the trouble that any has in all of them; returns the lines of all."""
+    if now.size > 1:
+        import torch
+
+        something = torch.tensor([trouble is not None or bool(lines)], dtype=torch.int32)
+        add_up(something)
+        if something:
+            told = objects_from_each((trouble and _described(trouble), lines))
+            lines = [line for _, some in told for line in some]
+            rank, first = next(((rank, one) for rank, (one, _) in enumerate(told) if one), (0, None))
+            if first:
+                raise _repeated(first, rank)
+    if trouble:
+        raise trouble
+    return lines
+
+
+@contextmanager
+def one_a_machine_first() -> Iterator[None]:
+    """One process of each machine does the block, which may make files, before the others of that machine do.
+
+    The others wait as long as it takes, as a download may; process 0 says for whom.
+    """
+    if now.size == 1:
+        yield
+        return
+    trouble: BaseException | None = None
+    now.blocks += 1
+    key = f"made/{now.blocks}"
+    if now.local_rank:
+        _wait_for(f"{key}/{now.makers[now.rank]}")
+    try:
+        yield
+    except (UsageError, RunError) as e:
+        trouble = e
+    finally:
+        post(f"{key}/{now.rank}", "")
+    for maker in sorted(set(now.makers)):
+        if now.rank == 0 and read(f"{key}/{maker}", PATIENT) is None:
+            print(f"waiting for {now.name(maker)}, which prepares the data of its machine", flush=True)
+        _wait_for(f"{key}/{maker}")
+    agree(trouble, [])
+
+
+@contextmanager
+def only_first(key: str) -> Iterator[bool]:
+    """Process 0 does the block, as long as it takes, and the others wait for it: `with only_first(...) as mine`."""
+    try:
+        yield is_first()
+    finally:
+        if now.size > 1:
+            post(key, "") if is_first() else _wait_for(key)
+
+
+def _wait_for(key: str) -> None:
+    with suppress(RuntimeError):  # the store is gone: the next message says so
+        now.store.wait([key], FOREVER)
+
+
+def post(key: str, text: str) -> None:
+    """Leaves a text for the others."""
+    with suppress(RuntimeError):  # the store is gone
+        now.store.set(key, text)
+
+
+def read(key: str, seconds: float = 0) -> str | None:
+    """The text that one has left, waiting so long for it; None where there is none, or the store is gone."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if now.store.check([key]):
+                return now.store.get(key).decode()
+        except RuntimeError:
+            return None
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.02)
+
+
+def _described(e: BaseException) -> dict[str, Any]:
+    return {"kind": type(e).__name__, "text": str(e), "code": getattr(e, "code", None)}
+
+
+def post_end(e: BaseException | None) -> None:
+    """Says to the others how this process ends."""
+    post(f"end/{now.rank}", json.dumps(_described(e) if e else {}))
+
+
+def end_of(rank: int, seconds: float = 0) -> dict[str, Any] | None:
+    """How another process has ended: {} if well; None if it has not said so."""
+    text = read(f"end/{rank}", seconds)
+    return None if text is None else json.loads(text)
+
+
+def _repeated(told: dict[str, Any], rank: int) -> BaseException:
+    """The trouble of a process as one of this process's own."""
+    kind, text = ENDS.get(told["kind"]), told["text"]
+    if kind is Stopped:
+        error: BaseException = Stopped(text, told["code"])
+    elif kind:
+        error = kind(text if rank == now.rank else f"{now.name(rank)}: {text}")
+    else:
+        error = RunError(f"{now.name(rank)} failed: {told['kind']}: {text}")
+    return error
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns the error of a message that did not come through into one line about whose end was the cause."""
+    try:
+        yield
+    except RuntimeError as e:
+        if "gloo" not in str(e) and type(e).__name__ not in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+            raise
+        _explain(e)
+
+
+def _explain(e: RuntimeError) -> NoReturn:
+    post(f"here/{now.rank}", "")
+    others = [rank for rank in range(now.size) if rank != now.rank]
+    end = time.monotonic() + POSTED
+    while True:
+        for rank in others:
+            if told := end_of(rank):
+                raise _repeated(told, rank) from e
+        if time.monotonic() >= end:
+            break
+        time.sleep(0.05)
+    silent = [rank for rank in others if read(f"here/{rank}") is None]
+    who = " and ".join(map(now.name, silent[:3] or others[:3])) + (
+        f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+    )
+    if "imed out" in str(e):
+        raise RunError(
+            f"no answer from {who} for {now.timeout:g} s: it hangs, or the link is down; wait longer with "
+            f"--data-timeout={2 * now.timeout:g}"
+        ) from e
+    raise RunError(f"{who} is gone without a word: killed, perhaps as the machine was out of memory") from e
+
+
+def listed(ranks: list[int]) -> str:
+    names = " and ".join(map(now.name, ranks[:3]))
+    return names + (f" and {len(ranks) - 3} more" if len(ranks) > 3 else "")
+
+
+def alone() -> None:
+    """Forgets the others, once they are left."""
+    global now
+    now = World()
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its part of those of the machine."""
+    if now.cores:
+        return now.cores
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
