@@ -22,6 +22,7 @@ for _name in PACKAGES:
 if Path(sys.argv[0]).resolve() == ROOT / "main.py" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from utils import launchers  # noqa: E402
 from utils.errors import RunError, Stopped, UsageError  # noqa: E402
 from utils.text import one_line  # noqa: E402
 
@@ -33,13 +34,15 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except UsageError as e:
-        _leave(e, 2)
-    except RunError as e:
-        _leave(e, 1)
+    except (UsageError, RunError) as e:
+        if not launchers.is_first() and not getattr(e, "tell", False):
+            sys.exit(2)  # process 0 says the same
+        _leave(e, 2 if isinstance(e, UsageError) else 1)
     except Stopped as e:
         sys.exit(e.code)
     except KeyboardInterrupt:
+        if not launchers.is_first():
+            sys.exit(130)
         _leave("stopped", 130)
     except BrokenPipeError:  # as in `main.py help | head -1`: nobody reads on
         _silence(sys.stdout)

@@ -11,7 +11,7 @@ import data
 from config import Config
 from engine import launch, resume
 from runs import sinks
-from utils import checkpoints, files, world
+from utils import checkpoints, files, launchers, world
 from utils.options import code_flags
 
 
@@ -31,7 +31,7 @@ def train(**flags: Any) -> Any:
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
         python main.py train --config=demo --dry-run
     """
-    first = _resolve(flags) if launch.is_first() else None
+    first = _resolve(flags) if launchers.is_first() else None
     processes, timeout = (first[0].processes, first[0].data_timeout) if first else (1, 0.0)
     with launch.joined(processes, timeout, flags):
         return _train(*world.same(first))

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from utils import world
 
-BUCKET = 4 * 2**20  # bytes of gradients that go in one message
+BUCKET = 10 * 2**20  # bytes of gradients that go in one message; measured: docs/many-machines.md
 
 
 class Gradients:
@@ -33,7 +32,7 @@ class Gradients:
             yield
             return
         for bucket in self.buckets:
-            bucket.missing, bucket.work = len(bucket.weights), None
+            bucket.missing, bucket.sent = len(bucket.weights), False
         self.armed, self.next = True, 0
         try:
             yield
@@ -53,13 +52,14 @@ class Gradients:
         message = torch.cat([message, torch.tensor(have, dtype=torch.float64).to(message.device)])
         world.add_up(message)
         learning = (message[len(scalars) :] > 0).tolist()
-        sent = {id(p) for bucket in self.buckets if bucket.work is not None for p in bucket.weights}
+        sent = {id(p) for bucket in self.buckets if bucket.sent for p in bucket.weights}
         rest = [p for p, learns in zip(weights, learning, strict=True) if learns and id(p) not in sent]
         late = _bucketed(rest)
         for bucket in late:
             bucket.send()
-        for bucket in [*self.buckets, *late]:
-            bucket.receive()
+        world.finish()
+        for bucket in self.buckets:
+            bucket.sent = False
         if learning != self.learning:
             self._expect(weights, learning)
         return [value.to(s.dtype) for value, s in zip(message[: len(scalars)], scalars, strict=True)]
@@ -89,7 +89,7 @@ class Bucket:
     def __init__(self, weights: list[nn.Parameter]) -> None:
         self.weights, self.missing = weights, len(weights)
         self.strides = [torch.empty_like(p, device="meta").stride() for p in weights]
-        self.work: Any = None
+        self.sent = False
 
     @torch.no_grad()
     def send(self) -> None:
@@ -105,12 +105,8 @@ class Bucket:
                 gradients.append(p.grad)
             p.grad = part
         torch._foreach_copy_(parts, gradients)
-        self.work = world.add_up(flat, wait=False)
-
-    def receive(self) -> None:
-        if self.work is not None:
-            world.finish(self.work)
-            self.work = None
+        world.begin_to_add_up(flat)
+        self.sent = True
 
 
 def _bucketed(weights: list[nn.Parameter]) -> list[Bucket]:

@@ -7,7 +7,6 @@ program starts those of its own machine (`--processes`): the exit code, the term
 import ctypes
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,13 +14,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from utils import world
 from utils.errors import OneLineError, RunError, Stopped, UsageError
+from utils.launchers import Place, place
 from utils.options import dashed
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
@@ -29,81 +29,6 @@ JOINING = 300.0  # seconds until all must have come
 ENDING = 10.0  # seconds that the processes started here may take to end after the first one
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 OURS = "STARTED_BY_PROCESS_0"  # in the environment of the processes that this program starts
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process this is, and where process 0 waits for the others."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    machine: int
-    address: str
-    port: int
-
-
-def place(env: Mapping[str, str] = os.environ) -> Place | None:
-    """What the launcher has told this process; None where it is to train alone.
-
-    Raises:
-        UsageError: a launcher's variables are there in part.
-    """
-    if "RANK" in env and "WORLD_SIZE" in env:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        if missing := [name for name in names if not env.get(name)]:
-            raise UsageError(
-                f"RANK and WORLD_SIZE are set in the environment, but not {missing[0]}: start with torchrun, which "
-                "sets all of them, or unset RANK"
-            )
-        rank, size, local_rank, local_size = (int(env[name]) for name in names[:4])
-        machine = int(env.get("GROUP_RANK", 0))
-        found = Place(rank, size, local_rank, local_size, machine, env["MASTER_ADDR"], int(env["MASTER_PORT"]))
-    elif int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        job, nodes = int(env["SLURM_JOB_ID"]), env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", ""))
-        tasks, machine = _expanded(env.get("SLURM_STEP_TASKS_PER_NODE", "1")), int(env.get("SLURM_NODEID", 0))
-        found = Place(
-            rank=int(env["SLURM_PROCID"]),
-            size=int(env["SLURM_STEP_NUM_TASKS"]),
-            local_rank=int(env["SLURM_LOCALID"]),
-            local_size=tasks[min(machine, len(tasks) - 1)],
-            machine=machine,
-            address=env.get("MASTER_ADDR") or _first_node(nodes),
-            port=int(env.get("MASTER_PORT") or 20_000 + job % 20_000),
-        )
-    else:
-        return None
-    return found if found.size > 1 else None
-
-
-def _expanded(counts: str) -> list[int]:
-    """SLURM's "2(x3),1" as [2, 2, 2, 1]."""
-    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
-    return [int(count) for count, times in parts for _ in range(int(times or 1))] or [1]
-
-
-def _first_node(nodes: str) -> str:
-    """The first host of SLURM's "node[03-05,9],other"."""
-    match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
-    return match[1] + (match[2] or "") if match else "localhost"
-
-
-def launch_id(env: Mapping[str, str] = os.environ) -> str | None:
-    """What tells this launch from all others, and is the same when its launcher starts the processes again.
-
-    None: nobody would start them again.
-    """
-    if "SLURM_STEP_NUM_TASKS" in env and "RANK" not in env:
-        return f"slurm {env['SLURM_JOB_ID']}.{env.get('SLURM_STEP_ID', 0)}"
-    if "TORCHELASTIC_RUN_ID" not in env:
-        return None
-    if (name := env["TORCHELASTIC_RUN_ID"]) != "none":
-        return f"torchrun {name}"
-    with suppress(OSError, IndexError):  # the launcher itself: its number, and when it began
-        began = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"torchrun on {socket.gethostname()}: {os.getppid()} of {began}"
-    return f"torchrun on {socket.gethostname()}: {os.getppid()}"
 
 
 def check(processes: int, dry_run: bool) -> None:
@@ -120,12 +45,6 @@ def check(processes: int, dry_run: bool) -> None:
         )
     if dry_run and several > 1:
         raise UsageError("--dry-run measures one process: leave --processes or the launcher out")
-
-
-def is_first() -> bool:
-    """Whether this process is process 0, known before the processes are joined."""
-    found = place()
-    return found is None or found.rank == 0
 
 
 @contextmanager
@@ -145,17 +64,13 @@ def joined(processes: int, timeout: float, flags: Mapping[str, Any]) -> Iterator
     if found is None:
         listener = socket.create_server(("127.0.0.1", 0), backlog=processes)
         found = Place(0, processes, 0, processes, 0, "127.0.0.1", listener.getsockname()[1])
-        children = [_start(replace_rank(found, rank), flags) for rank in range(1, processes)]
+        children = [_start(replace(found, rank=rank, local_rank=rank), flags) for rank in range(1, processes)]
     try:
         with _one_voice(found):
             _join(found, listener, timeout)
             yield
     finally:
         _end(children)
-
-
-def replace_rank(spot: Place, rank: int) -> Place:
-    return Place(rank, spot.size, rank, spot.local_size, 0, spot.address, spot.port)
 
 
 def _start(spot: Place, flags: Mapping[str, Any]) -> subprocess.Popen:
@@ -196,18 +111,20 @@ def _one_voice(spot: Place) -> Iterator[None]:
         yield
     except BaseException as e:
         told = _left(e)
-        if (
-            spot.rank
-            and told is not None
-            and (isinstance(e, (OneLineError, Stopped)) or told.get("kind") == type(e).__name__)
-        ):
-            raise SystemExit({"UsageError": 2, "Stopped": _code(e)}.get(type(e).__name__, 1)) from e
-        if isinstance(e, OneLineError) and spot.local_rank:
-            raise SystemExit(1) from e  # the first process of this machine says the same
         if isinstance(e, Stopped):
             raise Stopped(str(e), _code(e)) from e
+        if spot.rank and _is_told(e, told, spot):
+            raise SystemExit(2 if isinstance(e, UsageError) else 1) from e
+        e.tell = True  # type: ignore[attr-defined]
         raise
     _left(None)
+
+
+def _is_told(e: BaseException, told: dict[str, Any] | None, spot: Place) -> bool:
+    """Whether another process says why this one ends: process 0, or the first one of this machine."""
+    if isinstance(e, OneLineError):
+        return told is not None or spot.local_rank > 0
+    return told is not None and told.get("kind") == type(e).__name__
 
 
 def _code(e: BaseException) -> int:
@@ -219,12 +136,8 @@ def _left(e: BaseException | None) -> dict[str, Any] | None:
     """Leaves the others; returns how process 0 has ended, once it has saved and told."""
     if world.now.store is None:
         return None
-    from torch import distributed as dist
-
     world.post_end(e)
-    if dist.is_initialized():
-        with suppress(RuntimeError):
-            dist.destroy_process_group()  # so that their messages to this one fail at once
+    world.leave()
     if world.now.rank == 0:
         for rank in range(1, world.now.size):  # the store may be of this process
             world.end_of(rank, 1)
@@ -287,6 +200,7 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
         store=store,
         hosts=hosts,
         makers=[machines.index(machine) for machine in machines],
+        side_group=dist.new_group(),
         cores=max(len(mine[0]) // len(mine), 1) if shared else len(mine[spot.local_rank]),
         timeout=others[0]["timeout"],
     )

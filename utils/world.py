@@ -38,6 +38,7 @@ class World:
         hosts: the name of each process's machine. makers: the first process of each process's machine.
         cores: processor cores that this process may use: its share of those of the machine; None: all.
         blocks: how often `one_a_machine_first` was entered.
+        side_group: for long messages that go on beside short ones. works: those that are on their way.
         device_group: the group whose messages go from GPU to GPU; None: all goes through the CPU.
         timeout: seconds after which a process that does not answer is given up.
     """
@@ -51,6 +52,8 @@ class World:
     makers: list[int] = field(default_factory=list)
     cores: int | None = None
     blocks: int = 0
+    side_group: Any = None
+    works: list[Any] = field(default_factory=list)
     device_group: Any = None
     timeout: float = 300.0
 
@@ -67,22 +70,29 @@ def is_first() -> bool:
     return now.rank == 0
 
 
-def add_up(tensor: "torch.Tensor", wait: bool = True) -> Any:
-    """The tensor becomes, in place, the sum of those of all processes, bit for bit the same in each.
-
-    Args:
-        wait: False: returns at once; `finish` waits for it.
-    """
+def add_up(tensor: "torch.Tensor") -> None:
+    """The tensor becomes, in place, the sum of those of all processes, bit for bit the same in each."""
     from torch import distributed as dist
 
     with _explained():
-        return dist.all_reduce(tensor, group=now.device_group if tensor.is_cuda else None, async_op=not wait)
+        dist.all_reduce(tensor, group=now.device_group if tensor.is_cuda else None)
 
 
-def finish(work: Any) -> None:
-    """Waits for a message that `add_up` has only begun."""
+def begin_to_add_up(tensor: "torch.Tensor") -> None:
+    """`add_up` that goes on while the program does; `finish` waits for it."""
+    from torch import distributed as dist
+
+    group = now.device_group if tensor.is_cuda and now.device_group else now.side_group
     with _explained():
-        work.wait()
+        now.works.append(dist.all_reduce(tensor, group=group, async_op=True))
+
+
+def finish() -> None:
+    """Waits for all that `begin_to_add_up` has begun."""
+    with _explained():
+        while now.works:
+            now.works[0].wait()
+            del now.works[0]
 
 
 def from_each(tensor: "torch.Tensor") -> "list[torch.Tensor]":
@@ -296,6 +306,17 @@ def _explain(e: RuntimeError) -> NoReturn:
 def listed(ranks: list[int]) -> str:
     names = " and ".join(map(now.name, ranks[:3]))
     return names + (f" and {len(ranks) - 3} more" if len(ranks) > 3 else "")
+
+
+def leave() -> None:
+    """Closes the links to the others, whose messages to this process fail from now on."""
+    from torch import distributed as dist
+
+    now.works.clear()
+    now.side_group = now.device_group = None  # a group that something holds stays open
+    if dist.is_initialized():
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def alone() -> None:

@@ -1,0 +1,98 @@
+"""Several processes give the numbers of one. In float64: in float32 a net with BatchNorm is chaos after a few steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, unless_given
+
+from data.demo import drawing
+from utils import checkpoints
+
+SAME = ["--batch-size=16", "--max-epoch=3", "--print-freq=1"]  # 4 steps an epoch, the last one of 4 images
+GAN = ["--model=AnimeGAN", "--dataset=Unlabelled", "--image-size=96", "--ngf=4", "--ndf=4"]
+# what each does: 12 steps or more, of a net with BatchNorm unless it says otherwise
+CASES = {
+    "plain": ["--model=resnet18", "--optimizer=SGD", "--lr=0.001", "--image-size=64"],
+    "mixup": ["--model=CifarNet", "--mixup=0.2"],
+    "cutmix, or mixup": ["--model=CifarNet", "--cutmix=1", "--mixup=0.2"],
+    "accumulate": ["--model=CifarNet", "--accumulate=3", "--mixup=0.2"],
+    "balance=loss, label smoothing": ["--model=CifarNet", "--balance=loss", "--label-smoothing=0.1"],
+    "balance=sampler": ["--model=CifarNet", "--balance=sampler"],
+    "clip, EMA": ["--model=CifarNet", "--clip-grad=0.5", "--ema=0.9"],
+    "dropout, AdamW": ["--model=SqueezeNet", "--optimizer=AdamW"],
+    "Muon, augmentation": ["--model=CifarNet", "--optimizer=Muon", "--flip", "--shift=2", "--cutout=4"],
+    "progressive resizing": ["--model=SqueezeNet", "--progressive-resizing=0.5"],
+    "stochastic depth": ["--model=convnext_tiny", "--optimizer=SGD", "--lr=1e-4", "--max-epoch=1", "--batch-size=8"],
+    "LBFGS, frozen": ["--model=CifarNet", "--optimizer=LBFGS", "--freeze=blocks.1", "--max-epoch=1"],
+    "fewer images than processes": ["--model=CifarNet", "--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
+    "GAN": [*GAN, "--d-shift=4", "--g-every=2", "--ema=0.9"],
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """37 cats and 37 dogs, of which 52 are learned from and 22 validate."""
+    root = tmp_path_factory.mktemp("images")
+    drawing.write(root, train_per_class=37, test=1)
+    (root / "train" / "dog.36.jpg").unlink()  # so that --balance has something to do
+    return root / "train"
+
+
+def train(folder: Path, counts: str, *flags: str) -> subprocess.CompletedProcess:
+    """Trains in float64 with each of these numbers of processes."""
+    words = [*unless_given([*unless_given(TINY, tuple(SAME)), *SAME], flags), *flags]
+    script = [sys.executable, str(ROOT / "tests" / "several.py"), str(folder), counts, *words]
+    return subprocess.run(script, capture_output=True, text=True, timeout=300)
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.iterdir()
+    return run
+
+
+def numbers(run: Path) -> list[dict]:
+    """The steps and epochs of a record, without what the clock says."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = [line for line in lines if line["kind"] in ("step", "epoch")]
+    return [{k: v for k, v in line.items() if k not in ("time", "rate", "seconds")} for line in told]
+
+
+def apart(one, other) -> float:
+    """The largest relative difference of numbers in equal places; fails where anything else differs."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return max((apart(one[k], other[k]) for k in one), default=0.0)
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        return max((apart(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
+    if isinstance(one, float):
+        return abs(one - other) / max(abs(one), abs(other), 1e-9)
+    assert one == other
+    return 0.0
+
+
+def weights_apart(one: Path, other: Path) -> float:
+    nets = [checkpoints.read(run / "last.pth")["net"] for run in (one, other)]
+    assert nets[0].keys() == nets[1].keys()
+    pairs = [(a.double(), b.double()) for a, b in zip(nets[0].values(), nets[1].values(), strict=True)]
+    return max(((a - b).norm() / a.norm().clamp(min=1e-9)).item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_processes_give_the_numbers_of_one(name, images, tmp_path):
+    done = train(tmp_path, "1,2,3", f"--train-data-root={images}", *CASES[name])
+    assert done.returncode == 0, done.stderr
+    one, *others = (only_run(tmp_path / n) for n in "123")
+    for other in others:
+        found = {"numbers": apart(numbers(one), numbers(other)), "weights": weights_apart(one, other)}
+        print(
+            f"{name:<32} {other.parent.name} processes  numbers {found['numbers']:.1e}  weights {found['weights']:.1e}"
+        )
+        assert found["numbers"] < 1e-9 and found["weights"] < 1e-8
+    pictures = [
+        sorted((path.name, path.read_bytes()) for path in (run / "samples").iterdir()) for run in (one, *others)
+    ]
+    assert pictures[0] == pictures[1] == pictures[2] or name == "GAN"
