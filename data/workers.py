@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from utils.errors import RunError
+from utils.launchers import die_with_parent
 
 STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 SHARED_MEMORY = ("Bus error", "shared memory", "No space left on device")  # as torch says it
@@ -23,6 +24,7 @@ def init_worker(_: int) -> None:
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(5)
+    die_with_parent()
 
 
 @contextmanager

@@ -4,13 +4,12 @@ torchrun or srun starts them, on one machine or on several, and tells each by it
 program starts those of its own machine (`--processes`): the exit code, the terminal and the debugger stay its own.
 """
 
-import ctypes
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,13 +20,13 @@ from typing import Any
 
 from utils import world
 from utils.errors import OneLineError, RunError, Stopped, UsageError
-from utils.launchers import Place, place
+from utils.launchers import Place, die_with_parent, place
 from utils.options import dashed
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 JOINING = 300.0  # seconds until all must have come
-ENDING = 10.0  # seconds that the processes started here may take to end after the first one
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+ANSWER = 1.0  # seconds that process 0 waits for the others to take notice of its end
+ENDING = 5.0  # seconds that the processes started here may take to end after the first one
 OURS = "STARTED_BY_PROCESS_0"  # in the environment of the processes that this program starts
 
 
@@ -103,8 +102,8 @@ def _one_voice(spot: Place) -> Iterator[None]:
     if spot.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         warnings.simplefilter("ignore")
-        if OURS in os.environ and sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also where process 0 is killed
+        if OURS in os.environ:
+            die_with_parent()
             if os.getppid() != int(os.environ[OURS]):
                 sys.exit(1)
     try:
@@ -121,9 +120,9 @@ def _one_voice(spot: Place) -> Iterator[None]:
 
 
 def _is_told(e: BaseException, told: dict[str, Any] | None, spot: Place) -> bool:
-    """Whether another process says why this one ends: process 0, or the first one of this machine."""
+    """Whether another process says why this one ends: process 0, or one of this machine where 0 cannot."""
     if isinstance(e, OneLineError):
-        return told is not None or spot.local_rank > 0
+        return told is not None or spot.local_rank != (0 if spot.machine else 1)
     return told is not None and told.get("kind") == type(e).__name__
 
 
@@ -134,16 +133,18 @@ def _code(e: BaseException) -> int:
 
 def _left(e: BaseException | None) -> dict[str, Any] | None:
     """Leaves the others; returns how process 0 has ended, once it has saved and told."""
-    if world.now.store is None:
+    if world.now.size == 1:
         return None
     world.post_end(e)
     world.leave()
     if world.now.rank == 0:
-        for rank in range(1, world.now.size):  # the store may be of this process
-            world.end_of(rank, 1)
+        end = time.monotonic() + ANSWER  # the store may be of this process: they are to read from it how it ends
+        for rank in range(1, world.now.size):
+            world.read(f"gone/{rank}", max(end - time.monotonic(), 0))
         told: dict[str, Any] | None = {}
     else:
         told = world.end_of(0, world.now.timeout + ENDING)
+        world.post(f"gone/{world.now.rank}", "")
     world.alone()
     return told
 
@@ -161,7 +162,12 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
         )
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = spot.address, str(spot.port)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its warnings of lost links are told by us, in one line
+    # first: a module that is imported later may keep the group as a default argument, and so its links open
+    import torch.distributed.nn  # noqa: F401
     from torch import distributed as dist
+
+    import engine.loop
+    import engine.setup  # noqa: F401
 
     limit = timedelta(seconds=JOINING)
     try:
@@ -176,7 +182,7 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
         else:
             store, *_ = next(dist.rendezvous("env://", spot.rank, spot.size, timeout=limit))
         store = dist.PrefixStore("run", store)
-        for key in ("end", "here"):  # of processes that a launcher has started again
+        for key in ("end", "here", "gone"):  # of processes that a launcher has started again
             with suppress(RuntimeError):
                 store.delete_key(f"{key}/{spot.rank}")
         others = _introduced(spot, store, timeout)

@@ -20,7 +20,7 @@ from data.loaders import Batch, EpochLoader
 from engine.device import oom_as_failure
 from engine.state import EpochProgress, TrainerState
 from engine.stop_control import StopControl, open_debugger
-from engine.tasks.base import NonFiniteError, Task
+from engine.tasks.base import NonFiniteError, Task, buffers_of, put_back
 from engine.trace import first_not_finite
 from engine.validation import checksum, not_finite, validate
 from engine.watch import Watch
@@ -70,19 +70,19 @@ class Trainer:
         """
         self.state.watch(self.opt.monitor or self.task.monitor)
         self.run.log_net(self.task.net)
-        try:
-            with self.stops:
+        with self.stops:
+            try:
                 while self.state.epoch < self.opt.max_epoch:
                     self.train_epoch()
                     self.end_epoch()
-            self.run.keep_only(0)
-        except bdb.BdbQuit:
-            stopped = Stopped("the debugger", 130)
-            self.leave(stopped)
-            raise stopped from None
-        except BaseException as e:
-            self.leave(e)
-            raise
+                self.run.keep_only(0)
+            except bdb.BdbQuit:
+                stopped = Stopped("the debugger", 130)
+                self.leave(stopped)
+                raise stopped from None
+            except BaseException as e:
+                self.leave(e)
+                raise
         return self.state
 
     def report_lr(self) -> None:
@@ -123,12 +123,16 @@ class Trainer:
             self.run.picture("augmented", pictures.grid(shown[:PREVIEWED].numpy()))
         self.seed_step()
         self.set_progress()
-        lr, metrics = task.lr(), {}
+        lr, metrics, buffers = task.lr(), {}, buffers_of(task.net) if world.now.size > 1 else []
         try:
             with oom_as_failure(opt, opt.image_size), self.watch.step(state.step + 1, len(batch), lr):
                 metrics = task.train_step(batch)
         except NonFiniteError as e:
             self.skip(batch, lr, str(e))
+        except world.LostError:  # before any weight was changed
+            put_back(buffers)
+            self.savable = not task.steps_several_times
+            raise
         self.pending_steps.append((state.step + 1, lr, metrics))
         state.count_step(lr, len(batch), batch.bad, metrics)
         self.savable = True

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cli import presets
 from cli.resolve import resolve
 from config import CODE, Config
-from utils import checkpoints, registry
+from runs import history
+from utils import checkpoints, launchers, registry
 from utils.errors import RunError, UsageError
 from utils.options import code_flags, dashed
 
@@ -29,6 +30,9 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
         UsageError: no such run, or flags that make no sense for it.
     """
     opt = resolve("train", flags)
+    if opt.resume is None and (run := launched_before(Path(opt.checkpoint_dir))):
+        flags = {name: value for name, value in flags.items() if name not in OWN} | {"resume": str(run)}
+        opt = resolve("train", flags)
     if opt.resume is None:
         return opt, None
     folder = _folder(opt.resume, opt.checkpoint_dir)
@@ -47,6 +51,15 @@ def resolve_options(flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
                 f"weights with --load-path={folder}"
             )
     return opt.model_copy(update={"resume": None}), folder
+
+
+def launched_before(runs: Path) -> Path | None:
+    """The run to go on with where a launcher starts the same command line again; None: it is to begin a run."""
+    run = launchers.begun(runs)
+    if run is None or launchers.is_restart():
+        return run
+    past = history.read(run)
+    return None if past and past.done >= past.max_epoch else run  # else other machines have come or gone
 
 
 def _matches(name: str, then: Any, now: Any) -> bool:

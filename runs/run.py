@@ -16,7 +16,7 @@ from tqdm import tqdm
 from config import CODE, Config
 from runs import sinks
 from runs.record import Log, Record
-from utils import checkpoints, files, pictures
+from utils import checkpoints, files, launchers, pictures
 from utils.options import code_flags
 from utils.progress import coloured
 
@@ -46,6 +46,7 @@ class Run:
             os.chmod(hidden, 0o777 & ~files.umask())
             _write_config(hidden, opt)
             (hidden / "metrics.jsonl").touch()
+            launchers.mark(hidden)
         model = opt.model.rpartition(":")[2].replace("/", "_")  # of an external one the class, of timm/NAME timm_NAME
         dataset = (opt.dataset or "").rpartition(":")[2]
         with files.disk_errors_as_failure(parent):

@@ -1,8 +1,11 @@
 """What torchrun and srun tell a process by its environment: which of several processes it is. Imports no torch."""
 
+import ctypes
 import os
 import re
+import signal
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +13,8 @@ from pathlib import Path
 
 from utils.errors import UsageError
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+MARK = ".launch"  # in a run folder
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -60,6 +65,24 @@ def launch_id(env: Mapping[str, str] = os.environ) -> str | None:
     return None
 
 
+def mark(run: Path) -> None:
+    """Keeps in a run folder which launch began it, where its launcher may start the processes again."""
+    if launch := launch_id():
+        (run / MARK).write_text(launch, encoding="utf-8")
+
+
+def begun(runs: Path) -> Path | None:
+    """The newest run of the folder `runs` that this launch has begun before; None where it has begun none."""
+    launch = launch_id()
+    found = [path for path in runs.glob(f"*/{MARK}") if launch and path.read_text(encoding="utf-8") == launch]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+def is_restart(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher says that it starts the processes again."""
+    return any(int(env.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
 def _of_torchrun(env: Mapping[str, str]) -> Place:
     if missing := [name for name in TORCHRUN if not env.get(name)]:
         raise UsageError(
@@ -102,3 +125,10 @@ def _began(pid: int) -> str:
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     return ""
+
+
+def die_with_parent() -> None:
+    """Has Linux end this process at once when the thread that started it is gone, also where that was killed."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -9,8 +9,9 @@ What fails in one process ends all: it posts what happened, and the others, whos
 import json
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,10 +23,17 @@ from utils.errors import RunError, Stopped, UsageError
 if TYPE_CHECKING:
     import torch
 
-POSTED = 3.0  # seconds within which a process that failed has posted why
+POSTED = 1.0  # seconds within which those that miss a process have posted that they are here
+ANSWERED = 3.0  # seconds that the store may take
 PATIENT = 5.0  # seconds of waiting after which process 0 says so
 FOREVER = timedelta(days=365)
-ENDS: dict[str, type[BaseException]] = {kind.__name__: kind for kind in (UsageError, RunError, Stopped)}
+
+
+class LostError(RunError):
+    """A message did not come through, as another process has ended or hangs."""
+
+
+ENDS: dict[str, type[BaseException]] = {kind.__name__: kind for kind in (UsageError, RunError, LostError, Stopped)}
 
 
 @dataclass
@@ -218,28 +226,44 @@ def only_first(key: str) -> Iterator[bool]:
 
 
 def _wait_for(key: str) -> None:
-    with suppress(RuntimeError):  # the store is gone: the next message says so
-        now.store.wait([key], FOREVER)
+    if now.store is not None:
+        with suppress(RuntimeError):  # the store is gone: the next message says so
+            now.store.wait([key], FOREVER)
 
 
 def post(key: str, text: str) -> None:
     """Leaves a text for the others."""
-    with suppress(RuntimeError):  # the store is gone
-        now.store.set(key, text)
+    _ask(lambda store: store.set(key, text))
 
 
 def read(key: str, seconds: float = 0) -> str | None:
-    """The text that one has left, waiting so long for it; None where there is none, or the store is gone."""
+    """The text that one has left, waiting so long for it; None where there is none, or the store does not answer."""
     end = time.monotonic() + seconds
-    while True:
-        try:
-            if now.store.check([key]):
-                return now.store.get(key).decode()
-        except RuntimeError:
-            return None
+    while now.store is not None:
+        if _ask(lambda store: store.check([key])):
+            text = _ask(lambda store: store.get(key))
+            return None if text is None else text.decode()
         if time.monotonic() >= end:
-            return None
+            break
         time.sleep(0.02)
+    return None
+
+
+def _ask(question: Callable[[Any], Any]) -> Any:
+    """What the store answers; None where it is gone, or on a machine that hangs: torch's own call has no time limit."""
+    answers: list[Any] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            answers.append(question(now.store))
+
+    if now.store is not None:
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(ANSWERED)
+        if not answers:
+            now.store = None
+    return answers[0] if answers else None
 
 
 def _described(e: BaseException) -> dict[str, Any]:
@@ -260,6 +284,8 @@ def end_of(rank: int, seconds: float = 0) -> dict[str, Any] | None:
 def _repeated(told: dict[str, Any], rank: int) -> BaseException:
     """The trouble of a process as one of this process's own."""
     kind, text = ENDS.get(told["kind"]), told["text"]
+    if kind is LostError:  # which says already of whom
+        return LostError(text)
     if kind is Stopped:
         error: BaseException = Stopped(text, told["code"])
     elif kind:
@@ -283,24 +309,22 @@ def _explained() -> Iterator[None]:
 def _explain(e: RuntimeError) -> NoReturn:
     post(f"here/{now.rank}", "")
     others = [rank for rank in range(now.size) if rank != now.rank]
-    end = time.monotonic() + POSTED
-    while True:
+    for wait in (0, POSTED):  # who fails says so before it closes its links
+        time.sleep(wait)
         for rank in others:
             if told := end_of(rank):
-                raise _repeated(told, rank) from e
-        if time.monotonic() >= end:
-            break
-        time.sleep(0.05)
+                error = _repeated(told, rank)
+                raise (error if isinstance(error, Stopped) else LostError(str(error))) from e
     silent = [rank for rank in others if read(f"here/{rank}") is None]
     who = " and ".join(map(now.name, silent[:3] or others[:3])) + (
         f" and {len(silent) - 3} more" if len(silent) > 3 else ""
     )
     if "imed out" in str(e):
-        raise RunError(
+        raise LostError(
             f"no answer from {who} for {now.timeout:g} s: it hangs, or the link is down; wait longer with "
             f"--data-timeout={2 * now.timeout:g}"
         ) from e
-    raise RunError(f"{who} is gone without a word: killed, perhaps as the machine was out of memory") from e
+    raise LostError(f"{who} is gone without a word: killed, perhaps as the machine was out of memory") from e
 
 
 def listed(ranks: list[int]) -> str:

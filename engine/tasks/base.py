@@ -58,6 +58,7 @@ class Task:
     option_groups: tuple[str, ...] = ()
     monitor: str = "loss"
     several_processes = False
+    steps_several_times = False  # whether a step changes the weights more than once, as that of LBFGS does
     messages: type[Messages] = Messages
 
     def __init__(
@@ -159,9 +160,14 @@ def task_class(model: str, net: nn.Module) -> type[Task]:
     return getattr(module, task)
 
 
-def buffers_of(net: nn.Module, opt: Config) -> Buffers:
-    """Copies of what a forward pass changes (BatchNorm's statistics), where a step may be left out."""
-    return [(buffer, buffer.clone()) for buffer in net.buffers()] if opt.on_nan == "skip" else []
+def buffers_of(net: nn.Module) -> Buffers:
+    """Copies of what a forward pass changes (BatchNorm's statistics), for a step that may have to be left out."""
+    return [(buffer, buffer.clone()) for buffer in net.buffers()]
+
+
+def put_back(buffers: Buffers) -> None:
+    for buffer, value in buffers:
+        buffer.copy_(value)
 
 
 def check_finite(loss: torch.Tensor, net: nn.Module, before: Buffers) -> None:
@@ -180,8 +186,7 @@ def check_finite(loss: torch.Tensor, net: nn.Module, before: Buffers) -> None:
     names = [f"the gradient of {name}" for name, grad in named if not grad.isfinite().all()]
     names = ([f"the loss ({loss.item()})"] if not loss.isfinite() else []) + names
     if names:  # else only the sum of their squares is too large for float32
-        for buffer, value in before:
-            buffer.copy_(value)
+        put_back(before)
         raise NonFiniteError(names[0] + (f", {names[1]}" if len(names) > 1 else "") + _more(len(names) - 2))
 
 

@@ -42,7 +42,8 @@ class Classify(Task):
             self.mixup, self.mixes = make_mixup(opt, len(self.classes)), bool(opt.mixup or opt.cutmix)
             self.frozen = freeze(net, opt.freeze) if opt.freeze else []
             self.optimizer = make_optimizer(net, opt, device)
-            if needs_closure(self.optimizer):  # LBFGS strings the gradients together, which takes plain memory
+            self.steps_several_times = needs_closure(self.optimizer)
+            if self.steps_several_times:  # LBFGS strings the gradients together, which takes plain memory
                 self.device = replace(device, memory_format=torch.contiguous_format)
                 net.to(memory_format=torch.contiguous_format)
             self.lr_schedule = Schedule(self.optimizer, opt.scheduler, opt.lr, opt.lr_decay, opt.warmup)
@@ -57,14 +58,14 @@ class Classify(Task):
         self.net.train()
         for module in self.frozen:
             module.eval()
-        before = buffers_of(self.net, self.opt)
+        before = buffers_of(self.net) if self.opt.on_nan == "skip" else []
         batch = batch.to(self.device.device)
         images, targets = self._training_images(batch)
         loss, correct = self._backward(batch, images, targets)
         check_finite(loss, self.net, before)
         if self.opt.clip_grad:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
-        if needs_closure(self.optimizer):
+        if self.steps_several_times:
             self.optimizer.step(lambda: self._backward(batch, images, targets)[0].item())
         else:
             self.optimizer.step()

@@ -65,7 +65,7 @@ class Gan(Task):
         net, opt = self.net.train(), self.opt
         for module in self.frozen:
             module.eval()
-        before = buffers_of(net, opt)
+        before = buffers_of(net) if opt.on_nan == "skip" else []
         steps = {"generator": self.steps % opt.g_every == 0, "discriminator": self.steps % opt.d_every == 0}
         real, piece = self._images(batch), batch.pieces()[0]
         with self.device.autocast(), whole_batch(piece):
