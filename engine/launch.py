@@ -6,6 +6,7 @@ program starts those of its own machine (`--processes`): the exit code, the term
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def _left(e: BaseException | None) -> dict[str, Any] | None:
             world.read(f"gone/{rank}", max(end - time.monotonic(), 0))
         told: dict[str, Any] | None = {}
     else:
-        told = world.end_of(0, world.now.timeout + ENDING)
+        told = None if world.now.first_is_lost else world.end_of(0, world.now.timeout + ENDING)
         world.post(f"gone/{world.now.rank}", "")
     world.alone()
     return told
@@ -181,11 +182,9 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
             store = dist.TCPStore(spot.address, spot.port, spot.size, False, limit)
         else:
             store, *_ = next(dist.rendezvous("env://", spot.rank, spot.size, timeout=limit))
-        store = dist.PrefixStore("run", store)
-        for key in ("end", "here", "gone"):  # of processes that a launcher has started again
-            with suppress(RuntimeError):
-                store.delete_key(f"{key}/{spot.rank}")
-        others = _introduced(spot, store, timeout)
+        word, others = _introduced(spot, dist.PrefixStore("places", store), timeout)
+        _choose_interface(spot, others)
+        store = dist.PrefixStore(word, store)
         limit = timedelta(seconds=others[0]["timeout"] * 1.1 + 2)  # after a reader has said that it is late itself
         dist.init_process_group(
             "gloo", store=dist.PrefixStore("group", store), rank=spot.rank, world_size=spot.size, timeout=limit
@@ -212,23 +211,47 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
     )
 
 
-def _introduced(spot: Place, store: Any, timeout: float) -> list[dict[str, Any]]:
-    """What each process says of itself; and the network interface by which its machine reaches the others."""
-    towards = _address_towards(spot.address)
+def _introduced(spot: Place, store: Any, timeout: float) -> tuple[str, list[dict[str, Any]]]:
+    """A word that only the processes of this launch have, and what each of them says of itself.
+
+    A launcher that starts processes again may keep the store, and what those before left in it. So process 0 offers a
+    word with what it has read of all, until each has found itself in it and said so.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    own = {"host": socket.gethostname(), "machine": spot.machine, "address": towards, "cores": cores}
-    store.set(f"place/{spot.rank}", json.dumps(own | {"timeout": timeout}))
-    others = [json.loads(store.get(f"place/{rank}")) for rank in range(spot.size)]
-    if "GLOO_SOCKET_IFNAME" not in os.environ:
-        far = [one["address"] for one in others if one["machine"] != spot.machine]
-        interface = (
-            _interface(_address_towards(far[0] if spot.machine == others[0]["machine"] else spot.address))
-            if far
-            else "lo"
-        )
-        if interface in [name for _, name in socket.if_nameindex()]:
-            os.environ["GLOO_SOCKET_IFNAME"] = interface  # else gloo takes that of the host's name: often 127.0.0.1
-    return others
+    own = {"host": socket.gethostname(), "machine": spot.machine, "address": _address_towards(spot.address)}
+    own |= {"cores": cores, "timeout": timeout, "nonce": secrets.token_hex(8)}
+    store.set(f"place/{spot.rank}", json.dumps(own))
+    end, offered, word = time.monotonic() + JOINING, [""], ""
+    while time.monotonic() < end:
+        if spot.rank == 0:
+            places = [store.get(f"place/{rank}").decode() for rank in range(spot.size)]
+            if places != offered:
+                offered, word = places, secrets.token_hex(8)
+                store.set("offer", json.dumps([word, places]))
+            if all(store.check([f"{word}/{rank}"]) for rank in range(1, spot.size)):
+                store.set(f"{word}/0", "")
+                return word, [json.loads(text) for text in places]
+        else:
+            word, places = json.loads(store.get("offer"))
+            if places[spot.rank : spot.rank + 1] == [json.dumps(own)]:
+                store.set(f"{word}/{spot.rank}", "")
+                if store.check([f"{word}/0"]):
+                    return word, [json.loads(text) for text in places]
+        time.sleep(0.02)
+    raise RuntimeError("not all processes have come")
+
+
+def _choose_interface(spot: Place, others: list[dict[str, Any]]) -> None:
+    """Has gloo use the network by which this machine reaches the others; else it takes that of the machine's name,
+    which often is 127.0.0.1. On one machine it is the loopback: no name has to be known.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    far = [one["address"] for one in others if one["machine"] != spot.machine]
+    goal = far[0] if far and spot.machine == others[0]["machine"] else spot.address
+    interface = _interface(_address_towards(goal)) if far else "lo"
+    if interface in [name for _, name in socket.if_nameindex()]:
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
 
 
 def _is_loopback(address: str) -> bool:

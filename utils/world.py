@@ -48,6 +48,7 @@ class World:
         blocks: how often `one_a_machine_first` was entered.
         side_group: for long messages that go on beside short ones. works: those that are on their way.
         device_group: the group whose messages go from GPU to GPU; None: all goes through the CPU.
+        first_is_lost: whether process 0 was found to be gone, or to hang.
         timeout: seconds after which a process that does not answer is given up.
     """
 
@@ -63,6 +64,7 @@ class World:
     side_group: Any = None
     works: list[Any] = field(default_factory=list)
     device_group: Any = None
+    first_is_lost: bool = False
     timeout: float = 300.0
 
     def name(self, rank: int) -> str:
