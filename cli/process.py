@@ -22,7 +22,7 @@ for _name in PACKAGES:
 if Path(sys.argv[0]).resolve() == ROOT / "main.py" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from utils import launchers  # noqa: E402
+from utils import launchers, world  # noqa: E402
 from utils.errors import RunError, Stopped, UsageError  # noqa: E402
 from utils.text import one_line  # noqa: E402
 
@@ -30,6 +30,19 @@ from utils.text import one_line  # noqa: E402
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Ends the process with a code for what ends the block: see utils/errors.py. A bug keeps its traceback."""
+    try:
+        with _codes():
+            yield
+    except SystemExit as e:
+        if world.stuck:  # Python's own end would wait for it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(e.code or 0))
+        raise
+
+
+@contextmanager
+def _codes() -> Iterator[None]:
     _prepare()
     try:
         yield

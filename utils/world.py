@@ -73,6 +73,7 @@ class World:
 
 
 now = World()
+stuck = False  # whether links to a process that hangs cannot be closed: then only the end of this process closes them
 
 
 def is_first() -> bool:
@@ -318,9 +319,7 @@ def _explain(e: RuntimeError) -> NoReturn:
                 error = _repeated(told, rank)
                 raise (error if isinstance(error, Stopped) else LostError(str(error))) from e
     silent = [rank for rank in others if read(f"here/{rank}") is None]
-    who = " and ".join(map(now.name, silent[:3] or others[:3])) + (
-        f" and {len(silent) - 3} more" if len(silent) > 3 else ""
-    )
+    now.first_is_lost, who = 0 in silent, listed(silent or others)
     if "imed out" in str(e):
         raise LostError(
             f"no answer from {who} for {now.timeout:g} s: it hangs, or the link is down; wait longer with "
@@ -338,11 +337,18 @@ def leave() -> None:
     """Closes the links to the others, whose messages to this process fail from now on."""
     from torch import distributed as dist
 
+    def close() -> None:
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+    global stuck
     now.works.clear()
     now.side_group = now.device_group = None  # a group that something holds stays open
     if dist.is_initialized():
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
+        thread = threading.Thread(target=close, daemon=True)
+        thread.start()
+        thread.join(ANSWERED)
+        stuck = thread.is_alive()
 
 
 def alone() -> None:
