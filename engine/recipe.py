@@ -44,7 +44,7 @@ def mix_shard(mix: Callable, batch: Batch, images: torch.Tensor) -> tuple[torch.
     places = torch.tensor(
         [shard.places[end] if piece.counts else -1 for end, piece in zip(ends, shard.pieces, strict=True)]
     )
-    ends_of_all = [torch.cat(world.from_each(x)) for x in (images[ends], labels[ends], places.to(images.device))]
+    ends_of_all = [world.from_each(x).flatten(0, 1) for x in (images[ends], labels[ends], places.to(images.device))]
     found = {place: row for row, place in enumerate(ends_of_all[2].tolist())}
     rows, targets = [], []
     for piece in shard.pieces:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from data.shard import Piece
+from engine.batch_norm import batch_norm
 from utils import world
 
 # functions that draw for each element of their input: {name: (argument, its place) without which they draw nothing}
@@ -48,7 +49,7 @@ class WholeBatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if func is F.batch_norm:
-            return batch_norm(self.piece, *args, **kwargs)
+            return batch_norm(self.piece.counts, *args, **kwargs)
         if name in OF_INPUT:
             return self._of_input(func, args, kwargs)
         if name in IN_PLACE and args[0].dim() and len(args[0]) == len(self.piece):
@@ -104,73 +105,3 @@ class WholeBatch(TorchFunctionMode):
     def _own(self, whole: torch.Tensor, count: int) -> torch.Tensor:
         first = self.piece.start * (count // len(self.piece))
         return whole[first : first + count]
-
-
-def batch_norm(
-    piece: Piece,
-    input: torch.Tensor,  # noqa: A002 - as PyTorch calls it
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    """`F.batch_norm` with the statistics of the whole batch, and the running ones made of these."""
-    if not training:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    output, mean, variance, total = BatchNorm.apply(input, weight, bias, eps, piece.counts)
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            unbiased = variance * (total / (total - 1).clamp(min=1))
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    return output
-
-
-class BatchNorm(torch.autograd.Function):
-    """Batch normalization over the images of all processes (Ioffe and Szegedy 2015): one message each way.
-
-    `nn.SyncBatchNorm` does the same on GPUs only.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, counts: bool
-    ) -> tuple[torch.Tensor, ...]:
-        """(n, C, ...) -> the same normalized; mean and variance (C,), and the number of values each is made of."""
-        dims = [0, *range(2, x.dim())]
-        variance, mean = torch.var_mean(_wide(x), dims, correction=0)
-        n = mean.new_full((1,), x.numel() // x.shape[1] if counts else 0)
-        everyone = torch.stack(world.from_each(torch.cat([n, mean, variance]).double()))
-        n_each, means, variances = everyone.split([1, x.shape[1], x.shape[1]], dim=1)
-        total = n_each.sum()
-        mean = (n_each * means).sum(0) / total
-        variance = (n_each * (variances + (means - mean).square())).sum(0) / total
-        mean, variance = mean.to(_wide(x).dtype), variance.to(_wide(x).dtype)
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), total)
-        ctx.dims, ctx.counts = dims, counts
-        ctx.mark_non_differentiable(mean, variance, total)
-        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        x, weight, mean, scale, total = ctx.saved_tensors
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        g, centred = _wide(gradient), _wide(x) - mean.view(shape)
-        of_bias, of_weight = g.sum(ctx.dims), (g * centred).sum(ctx.dims) * scale
-        sums = torch.stack([of_bias, of_weight])
-        if not ctx.counts:
-            sums.zero_()
-        world.add_up(sums)
-        sums = sums / total.to(sums.dtype)
-        of_x = (g - sums[0].view(shape) - centred * (scale * sums[1]).view(shape)) * scale.view(shape)
-        if weight is not None:
-            of_x = of_x * weight.view(shape)
-        of_x = of_x.to(gradient.dtype) if ctx.counts else torch.zeros_like(gradient)
-        return of_x, of_weight if weight is not None else None, of_bias if weight is not None else None, None, None
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype == torch.float64 else x.float()

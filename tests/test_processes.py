@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, TINY, unless_given
 
 from data.demo import drawing
@@ -30,6 +31,7 @@ CASES = {
     "fewer images than processes": ["--model=CifarNet", "--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
     "GAN": [*GAN, "--d-shift=4", "--g-every=2", "--ema=0.9"],
 }
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +83,10 @@ def weights_apart(one: Path, other: Path) -> float:
     return max(((a - b).norm() / a.norm().clamp(min=1e-9)).item() for a, b in pairs)
 
 
+@pytest.mark.parametrize("use_gpu", [False, pytest.param(True, marks=on_gpu)])
 @pytest.mark.parametrize("name", CASES)
-def test_several_processes_give_the_numbers_of_one(name, images, tmp_path):
-    done = train(tmp_path, "1,2,3", f"--train-data-root={images}", *CASES[name])
+def test_several_processes_give_the_numbers_of_one(name, use_gpu, images, tmp_path):
+    done = train(tmp_path, "1,2,3", f"--train-data-root={images}", f"--use-gpu={use_gpu}", *CASES[name])
     assert done.returncode == 0, done.stderr
     one, *others = (only_run(tmp_path / n) for n in "123")
     for other in others:

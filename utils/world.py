@@ -106,14 +106,14 @@ def finish() -> None:
             del now.works[0]
 
 
-def from_each(tensor: "torch.Tensor") -> "list[torch.Tensor]":
-    """The tensors of all processes, which have the same shape and type, in the order of their ranks."""
-    import torch
+def from_each(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The tensors (n, ...) of all processes, of one shape and type, in the order of their ranks: (size, n, ...)."""
     from torch import distributed as dist
 
-    everyone = [torch.empty_like(tensor) for _ in range(now.size)]
+    everyone = tensor.new_empty((now.size, *tensor.shape))
     with _explained():
-        dist.all_gather(everyone, tensor.contiguous(), group=now.device_group if tensor.is_cuda else None)
+        group = now.device_group if tensor.is_cuda else None
+        dist.all_gather_into_tensor(everyone.flatten(0, 1), tensor.contiguous(), group=group)
     return everyone
 
 
