@@ -3,6 +3,7 @@
 `nn.SyncBatchNorm` does it on GPUs only, and asks for layers of its own. The kernels are PyTorch's here as well.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class BatchNorm(torch.autograd.Function):
         of_x = torch.addcmul(shift, gradient, factor).addcmul_(x, slope, value=-1).to(x.dtype)
         if not ctx.counts:
             of_x.zero_()
-        return of_x, *((None, None) if weight is None else (of_weight, of_bias)), None, None, None
+        return of_x, *((of_weight, of_bias) if weight is not None else (None, None)), None, None, None
 
 
 class CudaBatchNorm(torch.autograd.Function):
@@ -111,7 +112,7 @@ class CudaBatchNorm(torch.autograd.Function):
         of_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, one, other, numbers.int())
         if not ctx.counts:
             of_x.zero_()
-        return of_x, of_weight, of_bias, None, None, None
+        return of_x, *((of_weight, of_bias) if affine else (None, None)), None, None, None
 
 
 def _format(x: torch.Tensor) -> torch.memory_format:
@@ -123,9 +124,15 @@ def _of_each(
     mean: torch.Tensor, spread: torch.Tensor, x: torch.Tensor, counts: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What each of P processes has: mean and variance, or another spread, (P, C), of so many values, (P,)."""
-    number = mean.new_full((1,), x.numel() // x.shape[1] if counts else 0)
-    means, spreads, numbers = world.from_each(torch.cat([mean, spread, number])).split([*2 * [len(mean)], 1], dim=1)
-    return means.contiguous(), spreads.contiguous(), numbers.flatten()
+    number = _number(x.numel() // x.shape[1] if counts else 0, mean.dtype, mean.device)
+    everyone = world.from_each(torch.cat([mean, spread, number]))
+    return everyone[:, : len(mean)], everyone[:, len(mean) : -1], everyone[:, -1]
+
+
+@functools.cache
+def _number(n: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(1,): made once, as a launch on a GPU takes as long as the message."""
+    return torch.full((1,), n, dtype=dtype, device=device)
 
 
 def _added_up(one: torch.Tensor, other: torch.Tensor, counts: bool) -> torch.Tensor:

@@ -47,11 +47,8 @@ class Gradients:
         if world.now.size == 1:
             return list(scalars)
         weights = [p for p in self.net.parameters() if p.requires_grad]
-        have = [p.grad is not None for p in weights]
-        message = torch.stack([*(s.detach().double() for s in scalars)])
-        message = torch.cat([message, torch.tensor(have, dtype=torch.float64).to(message.device)])
-        world.add_up(message)
-        learning = (message[len(scalars) :] > 0).tolist()
+        sums, have = torch.stack([s.detach().double() for s in scalars]), [p.grad is not None for p in weights]
+        learning = self._any(have, sums)
         sent = {id(p) for bucket in self.buckets if bucket.sent for p in bucket.weights}
         rest = [p for p, learns in zip(weights, learning, strict=True) if learns and id(p) not in sent]
         late = _bucketed(rest)
@@ -62,7 +59,20 @@ class Gradients:
             bucket.sent = False
         if learning != self.learning:
             self._expect(weights, learning)
-        return [value.to(s.dtype) for value, s in zip(message[: len(scalars)], scalars, strict=True)]
+        return [value.to(s.dtype) for value, s in zip(sums, scalars, strict=True)]
+
+    @staticmethod
+    def _any(have: list[bool], scalars: torch.Tensor) -> list[bool]:
+        """Which of these any process has. The scalars (S,), which become their sums, are sent along."""
+        flags = torch.tensor(have, dtype=scalars.dtype)
+        if scalars.is_cuda:  # one message would have to wait for the GPU
+            world.add_up(scalars)
+            world.add_up(flags)
+        else:
+            message = torch.cat([scalars, flags])
+            world.add_up(message)
+            scalars[:], flags = message.split([len(scalars), len(flags)])
+        return (flags > 0).tolist()
 
     def _expect(self, weights: list[nn.Parameter], learning: list[bool]) -> None:
         """Plans the buckets of the steps to come: of the weights that learn, the last first, as backward has them."""
