@@ -18,6 +18,9 @@ from pathlib import Path  # noqa: E402
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import torch  # noqa: E402
+import torchmetrics  # noqa: E402, F401 - here and below: what a training imports, once for all that are forked
+from torch.distributed import nn  # noqa: E402, F401
+from torchvision.transforms import v2  # noqa: E402, F401
 
 import main  # noqa: E402
 from data.transforms import Preprocess  # noqa: E402
@@ -32,13 +35,14 @@ def in_float64() -> None:
 
 
 def run(words: list[str], processes: int) -> list[int]:
-    """Runs `main.py WORDS` in so many processes; returns their exit codes."""
+    """Runs `main.py WORDS` in float64 in so many processes; returns their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     own = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = []
     for rank in range(processes):
         if (pid := os.fork()) == 0:
+            in_float64()
             os.environ |= {name: str(value) for name, value in {**own, "RANK": rank, "LOCAL_RANK": rank}.items()}
             os._exit(code_of(["main.py", *words]))
         children.append(pid)
@@ -60,7 +64,6 @@ def code_of(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    in_float64()
     folder, counts, *words = sys.argv[1:]
     codes = [run(["train", *words, f"--checkpoint-dir={folder}/{n}"], int(n)) for n in counts.split(",")]
     sys.exit(max(code for some in codes for code in some))

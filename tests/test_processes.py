@@ -1,13 +1,12 @@
 """Several processes give the numbers of one. In float64: in float32 a net with BatchNorm is chaos after a few steps."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import several
 import torch
-from conftest import ROOT, TINY, unless_given
+from conftest import TINY, unless_given
 
 from data.demo import drawing
 from utils import checkpoints
@@ -43,15 +42,12 @@ def images(tmp_path_factory) -> Path:
     return root / "train"
 
 
-def train(folder: Path, counts: str, *flags: str) -> subprocess.CompletedProcess:
-    """Trains in float64 with each of these numbers of processes."""
+def train(folder: Path, processes: int, *flags: str) -> Path:
+    """Trains in float64 in so many processes; returns the run."""
     words = [*unless_given([*unless_given(TINY, tuple(SAME)), *SAME], flags), *flags]
-    script = [sys.executable, str(ROOT / "tests" / "several.py"), str(folder), counts, *words]
-    return subprocess.run(script, capture_output=True, text=True, timeout=300)
-
-
-def only_run(folder: Path) -> Path:
-    (run,) = folder.iterdir()
+    codes = several.run(["train", *words, f"--checkpoint-dir={folder / str(processes)}"], processes)
+    assert codes == [0] * processes
+    (run,) = (folder / str(processes)).iterdir()
     return run
 
 
@@ -86,9 +82,8 @@ def weights_apart(one: Path, other: Path) -> float:
 @pytest.mark.parametrize("use_gpu", [False, pytest.param(True, marks=on_gpu)])
 @pytest.mark.parametrize("name", CASES)
 def test_several_processes_give_the_numbers_of_one(name, use_gpu, images, tmp_path):
-    done = train(tmp_path, "1,2,3", f"--train-data-root={images}", f"--use-gpu={use_gpu}", *CASES[name])
-    assert done.returncode == 0, done.stderr
-    one, *others = (only_run(tmp_path / n) for n in "123")
+    flags = [f"--train-data-root={images}", f"--use-gpu={use_gpu}", *CASES[name]]
+    one, *others = (train(tmp_path, processes, *flags) for processes in (1, 2, 3))
     for other in others:
         found = {"numbers": apart(numbers(one), numbers(other)), "weights": weights_apart(one, other)}
         print(
