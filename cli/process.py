@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ if Path(sys.argv[0]).resolve() == ROOT / "main.py" and signal.getsignal(signal.S
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from utils import launchers, world  # noqa: E402
-from utils.errors import RunError, Stopped, UsageError  # noqa: E402
+from utils.errors import RunError, Stopped, UsageError, in_import  # noqa: E402
 from utils.text import one_line  # noqa: E402
 
 
@@ -84,7 +85,15 @@ def _prepare() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold any bytes
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C: ends an import with the process, as nobody knows what half of a module makes of the exception."""
+    if in_import(frame):
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    raise KeyboardInterrupt
 
 
 def _silence(stream: Any) -> None:

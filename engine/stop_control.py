@@ -15,7 +15,7 @@ from typing import Any
 
 from data.loaders import Batch
 from utils import world
-from utils.errors import RunError, Stopped, UsageError
+from utils.errors import RunError, Stopped, UsageError, in_import
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 + the signal's number, as shells have it
 CHECK_EVERY = 0.5  # seconds between two checks for files
@@ -83,7 +83,7 @@ class StopControl:
         with suppress(OSError):  # not `log`: the signal may have come in the middle of it
             if world.is_first():
                 os.write(2, f"\n{what}: stopping after this step; once more: at once, without saving\n".encode())
-        if self.may_raise:
+        if self.may_raise and not in_import(frame):
             raise self.requested
 
     @contextmanager

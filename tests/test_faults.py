@@ -15,6 +15,7 @@ import torch
 from conftest import COUNT, ROOT, picture, unless_given
 
 from data import workers
+from data.batch import Batch
 from data.loaders import EpochBatchSampler, ImageDataset, Loader
 from data.transforms import Preprocess
 from engine import stop_control
@@ -499,13 +500,13 @@ def test_stops_off_the_main_thread_change_no_handlers(tmp_path):
     import threading
 
     before = signal.getsignal(signal.SIGINT)
-    seen = []
+    batches, seen = [Batch(*[torch.zeros(1)] * 3) for _ in range(2)], []
 
     def work():
         with stop_control.StopControl(tmp_path, print, lambda: None) as s:
-            seen.extend(s.interruptible([1, 2]))
+            seen.extend(s.interruptible(batches))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [1, 2] and signal.getsignal(signal.SIGINT) is before
+    assert seen == batches and signal.getsignal(signal.SIGINT) is before

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from types import FrameType
 
 from utils.text import one_line
 
@@ -29,6 +30,13 @@ class Stopped(BaseException):
     def __init__(self, why: str, code: int) -> None:
         super().__init__(why)
         self.code = code
+
+
+def in_import(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in `frame`: an exception there would leave half of it."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
