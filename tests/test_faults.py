@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 from conftest import COUNT, ROOT, picture, unless_given
+from started import started
 
 from data import workers
 from data.batch import Batch
@@ -43,11 +44,8 @@ class Process:
     """A training in a process and a group of its own."""
 
     def __init__(self, dogcat, folder, *flags, **options):
-        words = [sys.executable, str(ROOT / "main.py"), "train", *unless_given(LONG, flags), *flags]
-        words += [f"--train-data-root={dogcat}/train", f"--checkpoint-dir={folder}"]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.popen = subprocess.Popen(words, text=True, start_new_session=True, env=env, cwd=ROOT, **pipes)
+        words = [*unless_given(LONG, flags), *flags, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={folder}"]
+        self.popen = started("train", *words, start_new_session=True, **options)
         self.run = wait_for(lambda: next((p for p in folder.glob("*/") if p.name[0] != "."), None))
 
     def steps(self):
@@ -198,10 +196,10 @@ def test_the_debug_file_opens_a_debugger_on_a_terminal(training, tmp_path):
         import fcntl
         import termios
 
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     process = training(
-        "--print-freq=1", f"--debug-file={debug}", stdin=slave, stdout=slave, stderr=slave, preexec_fn=take_terminal
+        "--print-freq=1", f"--debug-file={debug}", stdin=slave, stdout=slave, stderr=slave, before=take_terminal
     ).after_steps()
     seen = b""
 

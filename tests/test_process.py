@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, picture, unless_given
+from conftest import ROOT, TINY, picture
+from started import started
 
 from cli import process
 from data.batch import Batch
@@ -31,20 +32,17 @@ def shell(line: str, folder: Path, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def small(dogcat) -> str:
-    """A training as a line of a shell."""
-    return " ".join(
-        [*MAIN, "train", *unless_given(TINY, ()), f"--train-data-root={dogcat}/train", "--checkpoint-dir=runs"]
-    )
+def small(dogcat) -> list[str]:
+    """The words of a training."""
+    return ["train", *TINY, f"--train-data-root={dogcat}/train", "--checkpoint-dir=runs"]
 
 
 # ---- output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_a_training_whose_output_goes_nowhere(where, small, tmp_path):
-    done = shell(f"{small} {where}", tmp_path)
+    done = shell(f"{' '.join([*MAIN, *small])} {where}", tmp_path)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     assert checkpoints.read(run / "last.pth")["trainer"]["epoch"] == 1
@@ -72,26 +70,22 @@ def test_a_csv_into_a_device_or_a_pipe(target, tiny_run, tmp_path):
             ["head", "-c", "5" if target == "closed pipe" else "1000"], stdin=os.open(tmp_path / "fifo", os.O_RDWR)
         )
         target = str(tmp_path / "fifo")
-    done = subprocess.run(
-        [*MAIN, "test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/1.png", f"--result-file={target}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    words = [f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/1.png", f"--result-file={target}"]
+    process = started("test", *words)
+    _, err = process.communicate(timeout=60)
     if reader:
         reader.kill()
         reader.wait()
-    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
-    assert done.returncode == (1 if target == "/dev/full" else 0), done.stderr
+    assert "Traceback" not in err and err.count("\n") <= 1
+    assert process.returncode == (1 if target == "/dev/full" else 0), err
     if target == "/dev/full":
-        assert "/dev/full cannot be written: No space left on device" in done.stderr
+        assert "/dev/full cannot be written: No space left on device" in err
 
 
 def test_a_ctrl_c_at_a_random_moment_of_the_start_leaves_no_traceback(small, tmp_path):
     for _ in range(3):
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec {small}"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([*MAIN, *small], cwd=tmp_path, **pipes)
         while process.poll() is None and "_ctypes" not in Path(f"/proc/{process.pid}/maps").read_text():
             time.sleep(0.01)  # before, it is Python's own start
         time.sleep(random.random() * 2.5)
@@ -190,14 +184,8 @@ def test_every_error_of_the_system_is_one_line(what, number, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_run_folder_that_is_moved_away_while_training(small, tmp_path):
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec {small.replace('--max-epoch=1', '--max-epoch=500')}"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_a_run_folder_that_is_moved_away_while_training(small, command, tmp_path):
+    process = started(*(word.replace("max-epoch=1", "max-epoch=500") for word in small), cwd=tmp_path)
     end = time.monotonic() + 60
     while not list((tmp_path / "runs").glob("[!.]*/last.pth")) and time.monotonic() < end:
         time.sleep(0.05)
@@ -205,7 +193,8 @@ def test_a_run_folder_that_is_moved_away_while_training(small, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in err
     assert "was its folder moved or removed?" in err and err.count("\n") == 1
-    assert shell(f"{' '.join(MAIN)} val --load-path=$(echo elsewhere/*)", tmp_path).returncode == 0
+    (run,) = (tmp_path / "elsewhere").iterdir()
+    assert command("val", f"--load-path={run}")[0] == 0
 
 
 def test_without_hard_links_the_copy_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

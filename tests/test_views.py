@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from started import started
 from visdom_server import free_port, visdom_server
 
 import runs.sinks
@@ -299,11 +300,11 @@ def test_tensorboard_after_a_killed_run(kill, mnist, tmp_path, probe, train):
         "--tensorboard",
         "--save-every=5",
     ]
-    command = [sys.executable, "main.py", "train", *words, f"--sinks={probe}"]
     if kill.startswith("net"):  # the first one comes before the first step
         kill = "predictions 3"
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"KILL": kill}, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    process = started("train", *words, f"--sinks={probe}", before=lambda: os.environ.update(KILL=kill))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, err
     (run,) = (tmp_path / "runs").iterdir()
     train(f"--resume={run}", f"--sinks={probe}")
     assert len(record(run, "step")) == 2 * STEPS

@@ -1,0 +1,51 @@
+"""Commands in processes of their own, forked from that of the tests: they need not import torch anew."""
+
+import contextlib
+import gc
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+
+from conftest import ROOT
+
+import main
+
+
+def started(*words: object, before: Callable[[], None] | None = None, **options) -> subprocess.Popen:
+    """`main.py WORDS` in a new process.
+
+    Args:
+        before: called in it, before the command.
+        options: those of subprocess.Popen; stdout and stderr are pipes where they are not given.
+    """
+
+    def run() -> None:
+        os.closerange(3, 1000)  # among them the pipe by which Popen hears of an error
+        gc.enable()
+        code: object = 1
+        try:
+            if before:
+                before()
+            sys.stdin, sys.stdout, sys.stderr = (
+                open(number, mode, closefd=False)  # noqa: SIM115
+                for number, mode in enumerate("rww")
+            )
+            sys.argv = [str(ROOT / "main.py"), *map(str, words)]
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as cli/process.py leaves it
+            main.main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, AttributeError, ValueError):
+                    stream.flush()
+            os._exit(code if isinstance(code, int) else 1)
+
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(["main.py"], preexec_fn=run, **pipes | options)
