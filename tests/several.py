@@ -1,29 +1,80 @@
 """Trainings in several processes, for tests: in float64, where sums in another order differ by 1e-16 and not by 1e-7.
 
-    python tests/several.py FOLDER 1,2,3 WORDS ...     # `main.py train WORDS` with so many processes each
-
-The runs come into FOLDER/1, FOLDER/2, ... The processes are forked, as the import of torch takes longer than such a
-training. Prints nothing but what the trainings do.
+The processes are forked from that of the tests, as the import of torch takes longer than such a training.
 """
 
 import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # before torch is there
+import torch
+import torchmetrics  # noqa: F401 - here and below: what a training imports, once for all that are forked
+from conftest import TINY, unless_given
+from started import started
+from torch.distributed import nn  # noqa: F401
+from torchvision.transforms import v2  # noqa: F401
 
-import socket  # noqa: E402
-import sys  # noqa: E402
-import traceback  # noqa: E402
-from pathlib import Path  # noqa: E402
+import engine.setup  # noqa: F401
+from data.transforms import Preprocess
+from engine.loop import Trainer
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+SAME = ["--model=CifarNet", "--batch-size=16", "--max-epoch=3", "--print-freq=1"]
 
-import torch  # noqa: E402
-import torchmetrics  # noqa: E402, F401 - here and below: what a training imports, once for all that are forked
-from torch.distributed import nn  # noqa: E402, F401
-from torchvision.transforms import v2  # noqa: E402, F401
 
-import main  # noqa: E402
-from data.transforms import Preprocess  # noqa: E402
+@dataclass
+class Trained:
+    """How the processes of a training have ended: their exit codes, what each has said, and the seconds it took."""
+
+    codes: list[int]
+    out: list[str]
+    err: list[str]
+    seconds: float
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        """The only run of the folder."""
+        (run,) = (path for path in self.folder.iterdir() if path.name[0] != ".")
+        return run
+
+
+def train(
+    folder: Path, processes: int, *flags: str, before: Callable[[int], object] = int, env: dict[str, str] | None = None
+) -> Trained:
+    """`main.py train FLAGS` in float64 in so many processes, which make their runs in `folder`.
+
+    Args:
+        before: called with the rank in each process, before the command.
+        env: of all, as a launcher would set it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    own = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words = [*unless_given([*unless_given(TINY, tuple(SAME)), *SAME], flags), *flags, f"--checkpoint-dir={folder}"]
+
+    def prepare(rank: int) -> Callable[[], None]:
+        def prepared() -> None:
+            of_rank = {**own, "RANK": rank, "LOCAL_RANK": rank, **(env or {})}
+            os.environ |= {name: str(value) for name, value in of_rank.items()}
+            in_float64()
+            before(rank)
+
+        return prepared
+
+    children = [started("train", *words, before=prepare(rank)) for rank in range(processes)]
+    while all(child.poll() is None for child in children):
+        time.sleep(0.01)
+    start = time.monotonic()
+    while any(child.poll() is None for child in children) and time.monotonic() < start + 60:
+        time.sleep(0.01)
+    seconds = time.monotonic() - start
+    for child in children:
+        child.kill()
+    out, err = zip(*(child.communicate() for child in children), strict=True)
+    return Trained([child.returncode for child in children], list(out), list(err), seconds, folder)
 
 
 def in_float64() -> None:
@@ -34,36 +85,18 @@ def in_float64() -> None:
     Preprocess.normalize = lambda self, images: normalize(self, images).double()
 
 
-def run(words: list[str], processes: int) -> list[int]:
-    """Runs `main.py WORDS` in float64 in so many processes; returns their exit codes."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    own = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    children = []
-    for rank in range(processes):
-        if (pid := os.fork()) == 0:
-            in_float64()
-            os.environ |= {name: str(value) for name, value in {**own, "RANK": rank, "LOCAL_RANK": rank}.items()}
-            os._exit(code_of(["main.py", *words]))
-        children.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+def at_step(number: int, rank: int, action: Callable[[Trainer], object]) -> Callable[[int], None]:
+    """For `before`: the action is taken in process `rank` when it begins this step."""
 
+    def plant(own_rank: int) -> None:
+        step = Trainer.step
 
-def code_of(words: list[str]) -> int:
-    sys.argv, code = words, 0
-    try:
-        main.main()
-    except SystemExit as e:
-        code = int(e.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+        def watched(self: Trainer, batch: object) -> None:
+            if self.state.step + 1 == number:
+                action(self)
+            step(self, batch)
 
+        if own_rank == rank:
+            Trainer.step = watched
 
-if __name__ == "__main__":
-    folder, counts, *words = sys.argv[1:]
-    codes = [run(["train", *words, f"--checkpoint-dir={folder}/{n}"], int(n)) for n in counts.split(",")]
-    sys.exit(max(code for some in codes for code in some))
+    return plant

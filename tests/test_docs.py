@@ -47,9 +47,12 @@ def refusals(text: str) -> list[tuple[str, str]]:
 
 
 def runnable(text: str) -> list[str]:
-    """The commands of a text without those that are refused, and those of one measured run, whose folder is named."""
-    refused = {line for line, _ in refusals(text)}
-    return [line for line in commands(text) if line not in refused and "checkpoints/" not in line]
+    """The commands of a text but those that are refused, and those of one measured run, whose folder is named.
+
+    Several processes are tested in test_together.py.
+    """
+    refused, others = {line for line, _ in refusals(text)}, ("checkpoints/", "--processes")
+    return [line for line in commands(text) if line not in refused and not any(word in line for word in others)]
 
 
 def write_files(text: str, folder: Path) -> None:

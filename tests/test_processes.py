@@ -4,30 +4,36 @@ import json
 from pathlib import Path
 
 import pytest
-import several
 import torch
-from conftest import TINY, unless_given
+from conftest import ROOT
+from several import train
+from test_docs import read, write_files
 
 from data.demo import drawing
 from utils import checkpoints
 
-SAME = ["--batch-size=16", "--max-epoch=3", "--print-freq=1"]  # 4 steps an epoch, the last one of 4 images
+RESNET = ["--model=resnet18", "--optimizer=SGD", "--lr=0.001", "--batch-size=8", "--max-epoch=2"]
 GAN = ["--model=AnimeGAN", "--dataset=Unlabelled", "--image-size=96", "--ngf=4", "--ndf=4"]
-# what each does: 12 steps or more, of a net with BatchNorm unless it says otherwise
+# what each does: 12 steps or more (but LBFGS, which takes many in one), of CifarNet unless it says otherwise
 CASES = {
-    "plain": ["--model=resnet18", "--optimizer=SGD", "--lr=0.001", "--image-size=64"],
-    "mixup": ["--model=CifarNet", "--mixup=0.2"],
-    "cutmix, or mixup": ["--model=CifarNet", "--cutmix=1", "--mixup=0.2"],
-    "accumulate": ["--model=CifarNet", "--accumulate=3", "--mixup=0.2"],
-    "balance=loss, label smoothing": ["--model=CifarNet", "--balance=loss", "--label-smoothing=0.1"],
-    "balance=sampler": ["--model=CifarNet", "--balance=sampler"],
-    "clip, EMA": ["--model=CifarNet", "--clip-grad=0.5", "--ema=0.9"],
+    "plain": [*RESNET, "--image-size=64"],
+    "mixup": ["--mixup=0.2"],
+    "cutmix, or mixup": ["--cutmix=1", "--mixup=0.2"],
+    "accumulate": ["--accumulate=3", "--mixup=0.2"],
+    "balance=loss, label smoothing": ["--balance=loss", "--label-smoothing=0.1"],
+    "balance=sampler": ["--balance=sampler"],
+    "clip, EMA": ["--clip-grad=0.5", "--ema=0.9"],
     "dropout, AdamW": ["--model=SqueezeNet", "--optimizer=AdamW"],
-    "Muon, augmentation": ["--model=CifarNet", "--optimizer=Muon", "--flip", "--shift=2", "--cutout=4"],
+    "Muon, augmentation": ["--optimizer=Muon", "--flip", "--shift=2", "--cutout=4"],
     "progressive resizing": ["--model=SqueezeNet", "--progressive-resizing=0.5"],
-    "stochastic depth": ["--model=convnext_tiny", "--optimizer=SGD", "--lr=1e-4", "--max-epoch=1", "--batch-size=8"],
-    "LBFGS, frozen": ["--model=CifarNet", "--optimizer=LBFGS", "--freeze=blocks.1", "--max-epoch=1"],
-    "fewer images than processes": ["--model=CifarNet", "--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
+    "stochastic depth": [
+        "--model=timm/convnext_atto",
+        "--model-args=drop_path_rate=0.3",
+        "--optimizer=SGD",
+        "--lr=1e-4",
+    ],
+    "LBFGS, frozen": ["--optimizer=LBFGS", "--freeze=blocks.1", "--max-epoch=1", "--batch-size=26"],
+    "fewer images than processes": ["--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
     "GAN": [*GAN, "--d-shift=4", "--g-every=2", "--ema=0.9"],
 }
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -40,15 +46,6 @@ def images(tmp_path_factory) -> Path:
     drawing.write(root, train_per_class=37, test=1)
     (root / "train" / "dog.36.jpg").unlink()  # so that --balance has something to do
     return root / "train"
-
-
-def train(folder: Path, processes: int, *flags: str) -> Path:
-    """Trains in float64 in so many processes; returns the run."""
-    words = [*unless_given([*unless_given(TINY, tuple(SAME)), *SAME], flags), *flags]
-    codes = several.run(["train", *words, f"--checkpoint-dir={folder / str(processes)}"], processes)
-    assert codes == [0] * processes
-    (run,) = (folder / str(processes)).iterdir()
-    return run
 
 
 def numbers(run: Path) -> list[dict]:
@@ -83,7 +80,9 @@ def weights_apart(one: Path, other: Path) -> float:
 @pytest.mark.parametrize("name", CASES)
 def test_several_processes_give_the_numbers_of_one(name, use_gpu, images, tmp_path):
     flags = [f"--train-data-root={images}", f"--use-gpu={use_gpu}", *CASES[name]]
-    one, *others = (train(tmp_path, processes, *flags) for processes in (1, 2, 3))
+    trained = [train(tmp_path / str(processes), processes, *flags) for processes in (1, 2, 3)]
+    assert [some.codes for some in trained] == [[0], [0, 0], [0, 0, 0]], trained
+    one, *others = (some.run for some in trained)
     for other in others:
         found = {"numbers": apart(numbers(one), numbers(other)), "weights": weights_apart(one, other)}
         print(
@@ -94,3 +93,11 @@ def test_several_processes_give_the_numbers_of_one(name, use_gpu, images, tmp_pa
         sorted((path.name, path.read_bytes()) for path in (run / "samples").iterdir()) for run in (one, *others)
     ]
     assert pictures[0] == pictures[1] == pictures[2] or name == "GAN"
+
+
+def test_so_does_a_task_of_yours_written_as_the_docs_show(images, tmp_path):
+    write_files(read(ROOT / "docs" / "extending.md"), tmp_path)
+    flags = [f"--model={tmp_path}/autoencoder.py:Autoencoder", f"--train-data-root={images}", "--batch-size=25"]
+    one, two = (train(tmp_path / str(processes), processes, *flags) for processes in (1, 2))
+    assert [one.codes, two.codes] == [[0], [0, 0]], (one, two)
+    assert apart(numbers(one.run), numbers(two.run)) < 1e-9 and weights_apart(one.run, two.run) < 1e-8
