@@ -12,6 +12,7 @@ from config import Config
 from engine import launch, resume
 from runs import sinks
 from utils import checkpoints, files, launchers, world
+from utils.errors import UsageError
 from utils.options import code_flags
 
 
@@ -31,9 +32,17 @@ def train(**flags: Any) -> Any:
         python main.py train --model=resnet50 --pretrained --train-data-root=DIR --lr=1e-4
         python main.py train --config=demo --dry-run
     """
-    first = _resolve(flags) if launchers.is_first() else None
+    first, refused = None, None
+    if launchers.is_first():
+        try:
+            first = _resolve(flags)
+        except UsageError as e:
+            if not launchers.place():
+                raise
+            refused = e  # once the others are there: they would wait
     processes, timeout = (first[0].processes, first[0].data_timeout) if first else (1, 0.0)
     with launch.joined(processes, timeout, flags):
+        world.agree(refused, [])
         return _train(*world.same(first))
 
 

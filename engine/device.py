@@ -108,7 +108,7 @@ def _own_gpu() -> torch.device:
         if world.is_first():
             print(f"{world.now.local_size} processes share {count} GPU{'s' * (count > 1)}: slower than one for each")
     elif world.now.device_group is None:
-        world.now.device_group = torch.distributed.new_group(backend="nccl")
+        world.now.device_group = torch.distributed.new_group(backend="nccl", timeout=world.now.limit)
     return device
 
 

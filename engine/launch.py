@@ -185,27 +185,34 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
         word, others = _introduced(spot, dist.PrefixStore("places", store), timeout)
         _choose_interface(spot, others)
         store = dist.PrefixStore(word, store)
-        limit = timedelta(seconds=others[0]["timeout"] * 1.1 + 2)  # after a reader has said that it is late itself
+        found = _world(spot, others, store)
+        limit = found.limit
         dist.init_process_group(
             "gloo", store=dist.PrefixStore("group", store), rank=spot.rank, world_size=spot.size, timeout=limit
         )
+        found.side_group = dist.new_group(timeout=limit)
     except (RuntimeError, ValueError) as e:
         raise RunError(
             f"process {spot.rank} cannot join the others: no answer from process 0 at {spot.address}, port "
             f"{spot.port}, or from one of them within {limit.total_seconds():.0f} s ({' '.join(str(e).split())[:200]})"
         ) from e
-    hosts, machines = [one["host"] for one in others], [one["machine"] for one in others]
-    mine = [one["cores"] for one in others if one["machine"] == spot.machine]
+    world.now = found
+
+
+def _world(spot: Place, others: list[dict[str, Any]], store: Any) -> world.World:
+    machines, mine = (
+        [one["machine"] for one in others],
+        [one["cores"] for one in others if one["machine"] == spot.machine],
+    )
     shared = all(cores == mine[0] for cores in mine)  # srun may have given each process cores of its own
-    world.now = world.World(
+    return world.World(
         rank=spot.rank,
         size=spot.size,
         local_rank=spot.local_rank,
         local_size=spot.local_size,
         store=store,
-        hosts=hosts,
+        hosts=[one["host"] for one in others],
         makers=[machines.index(machine) for machine in machines],
-        side_group=dist.new_group(),
         cores=max(len(mine[0]) // len(mine), 1) if shared else len(mine[spot.local_rank]),
         timeout=others[0]["timeout"],
     )

@@ -24,7 +24,7 @@ from models import heads
 from utils import checkpoints, registry, state_dicts, world
 from utils.errors import UsageError
 from utils.options import dashed
-from utils.text import counted
+from utils.text import counted, printable
 
 
 @dataclass
@@ -101,27 +101,30 @@ def build_training(
         "machine": device.metadata(),
         "config": opt.model_dump(),
     }
-    _check_same_files(metadata["images"], dataset)
+    _check_same_files(dataset, metadata["images"], {"train": train_items, "val": val_items})
     return task, Loaders(train, val_loader(opt, dataset, val_items, task)), metadata
 
 
-def _check_same_files(images: dict[str, Any], dataset: ImageData) -> None:
-    """Refuses a machine whose files are others than those of process 0.
+def _check_same_files(dataset: ImageData, images: dict[str, Any], parts: dict[str, Items]) -> None:
+    """Refuses a machine whose images are others than those of process 0.
 
     Raises:
-        UsageError: names the process, in all processes.
+        UsageError: names the process and the first image that differs, in all processes.
     """
     everyone = world.objects_from_each((images, str(dataset.root)))
-    (first, root), names = everyone[0], {"train": "training", "val": "validation"}
+    (first, root), keys = everyone[0], [f"{part}_files" for part in parts]
     for rank, (others, place) in enumerate(everyone):
-        for part, word in names.items():
-            if others[part] != first[part] or others[f"{part}_files"] != first[f"{part}_files"]:
-                count = f"{others[part]} {word} images, not {first[part]}"
-                what = count if others[part] != first[part] else f"other {word} images (by name and size)"
-                raise UsageError(
-                    f"{world.now.name(rank)} has {what}, in {place} where process 0 has {root}: give all machines the "
-                    "same files"
-                )
+        if key := next((key for key in keys if others[key] != first[key]), None):
+            items = parts[key.removesuffix("_files")]
+            prints = {item[0].relative_to(dataset.root).as_posix(): dataset.fingerprint([item]) for item in items}
+            of_first, of_rank = (some for at, some in enumerate(world.objects_from_each(prints)) if at in (0, rank))
+            names = sorted(of_first.keys() | of_rank.keys())
+            name = next((name for name in names if of_first.get(name) != of_rank.get(name)), names[0])
+            how = "is only there" if name not in of_first else "is missing" if name not in of_rank else "differs"
+            raise UsageError(
+                f"{world.now.name(rank)} has other {'training' if key == 'train_files' else 'validation'} images in "
+                f"{place} than process 0 in {root}: {printable(name)} {how}; give all machines the same files"
+            )
 
 
 def build_net(opt: Config, dataset: ImageData, start_from: Path | None, pretrained: bool) -> nn.Module:

@@ -42,13 +42,19 @@ class Trained:
 
 
 def train(
-    folder: Path, processes: int, *flags: str, before: Callable[[int], object] = int, env: dict[str, str] | None = None
+    folder: Path,
+    processes: int,
+    *flags: str,
+    before: Callable[[int], object] = int,
+    env: dict[str, str] | None = None,
+    wait: float = 60,
 ) -> Trained:
     """`main.py train FLAGS` in float64 in so many processes, which make their runs in `folder`.
 
     Args:
         before: called with the rank in each process, before the command.
         env: of all, as a launcher would set it.
+        wait: seconds after the end of the first one until the others are killed.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -68,7 +74,7 @@ def train(
     while all(child.poll() is None for child in children):
         time.sleep(0.01)
     start = time.monotonic()
-    while any(child.poll() is None for child in children) and time.monotonic() < start + 60:
+    while any(child.poll() is None for child in children) and time.monotonic() < start + wait:
         time.sleep(0.01)
     seconds = time.monotonic() - start
     for child in children:

@@ -48,4 +48,5 @@ def started(*words: object, before: Callable[[], None] | None = None, **options)
             os._exit(code if isinstance(code, int) else 1)
 
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes |= {"restore_signals": False}  # a Python that starts ignores SIGPIPE
     return subprocess.Popen(["main.py"], preexec_fn=run, **pipes | options)

@@ -67,6 +67,11 @@ class World:
     first_is_lost: bool = False
     timeout: float = 300.0
 
+    @property
+    def limit(self) -> timedelta:
+        """After which a message has failed: later than a process says itself that its images are late."""
+        return timedelta(seconds=self.timeout * 1.1 + 2)
+
     def name(self, rank: int) -> str:
         """A process in a message."""
         return f"process {rank}" + (f" on {self.hosts[rank]}" if len(set(self.hosts)) > 1 else "")
