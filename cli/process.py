@@ -49,8 +49,8 @@ def _codes() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except (UsageError, RunError) as e:
-        if not launchers.is_first() and not getattr(e, "tell", False):
-            sys.exit(2)  # process 0 says the same
+        if not launchers.is_first_of_machine() and not getattr(e, "tell", False):
+            sys.exit(2)  # that one says the same
         _leave(e, 2 if isinstance(e, UsageError) else 1)
     except Stopped as e:
         sys.exit(e.code)

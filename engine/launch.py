@@ -26,6 +26,7 @@ from utils.options import dashed
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 JOINING = 300.0  # seconds until all must have come
+NAMED = 10.0  # seconds within which the name of process 0's machine must be known
 ANSWER = 1.0  # seconds that process 0 waits for the others to take notice of its end
 ENDING = 5.0  # seconds that the processes started here may take to end after the first one
 OURS = "STARTED_BY_PROCESS_0"  # in the environment of the processes that this program starts
@@ -154,13 +155,10 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
     """Meets the others, and tells world of them.
 
     Raises:
-        RunError: they do not come. UsageError: process 0 has an address that is none from here.
+        RunError: they do not come. UsageError: process 0 cannot be reached at its address.
     """
-    if spot.machine and _is_loopback(spot.address):
-        raise UsageError(
-            f"process 0 is to be at {spot.address}, which on {socket.gethostname()} is this machine itself: give an "
-            "address that reaches it from here: `torchrun --local-addr=ADDRESS` on its machine, MASTER_ADDR for srun"
-        )
+    if spot.machine:
+        _check_address(spot.address)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = spot.address, str(spot.port)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its warnings of lost links are told by us, in one line
     # first: a module that is imported later may keep the group as a default argument, and so its links open
@@ -261,10 +259,21 @@ def _choose_interface(spot: Place, others: list[dict[str, Any]]) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
 
 
-def _is_loopback(address: str) -> bool:
-    with suppress(OSError):
-        return socket.gethostbyname(address).startswith("127.")
-    return False
+def _check_address(address: str) -> None:
+    """Refuses an address of process 0 that leads nowhere from this machine, or to itself."""
+    found, end = "", time.monotonic() + NAMED
+    while not found and time.monotonic() < end:
+        try:
+            found = socket.gethostbyname(address)
+        except OSError:
+            time.sleep(0.5)
+    if not found or found.startswith("127."):
+        here = socket.gethostname()
+        what = f"which on {here} is this machine itself" if found else f"a name that {here} does not know"
+        raise UsageError(
+            f"process 0 is to be at {address}, {what}: give an address that reaches it from here: "
+            "`torchrun --local-addr=ADDRESS` on its machine, MASTER_ADDR for srun"
+        )
 
 
 def _address_towards(address: str) -> str:

@@ -51,6 +51,11 @@ def is_first(env: Mapping[str, str] = os.environ) -> bool:
     return rank in (None, "0")
 
 
+def is_first_of_machine(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process speaks of what it finds before it has met those of other machines."""
+    return (env.get("LOCAL_RANK") or env.get("SLURM_LOCALID")) in (None, "0")
+
+
 def launch_id(env: Mapping[str, str] = os.environ) -> str | None:
     """What tells this launch from all others, and is the same when its launcher starts the processes again.
 
