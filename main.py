@@ -52,6 +52,8 @@ def main() -> None:
             raise UsageError(f"{command} runs in one process: type it without torchrun or srun")
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
         result = fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)
+        if command == "train":  # its lines are in log.txt too: it may be that nobody reads these
+            process.settle()
         if command == "check" and result:
             sys.exit(1)
 

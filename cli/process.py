@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("analysis", "cli", "commands", "config", "data", "engine", "models", "report", "runs", "utils")
@@ -53,24 +52,25 @@ def _codes() -> Iterator[None]:
             sys.exit(2)  # that one says the same
         _leave(e, 2 if isinstance(e, UsageError) else 1)
     except Stopped as e:
+        settle()
         sys.exit(e.code)
     except KeyboardInterrupt:
         if not launchers.is_first():
             sys.exit(130)
         _leave("stopped", 130)
     except BrokenPipeError:  # as in `main.py help | head -1`: nobody reads on
-        _silence(sys.stdout)
+        settle()
         sys.exit(141)
     except OSError as e:
         if e.errno not in MACHINE:
             raise
-        _silence(sys.stdout)  # it may be that which is full
         _leave(e, 1)
 
 
 def _leave(what: object, code: int) -> None:
     with suppress(OSError):  # stderr may be closed, or full
         print(f"main.py: {one_line(what)}", file=sys.stderr)
+    settle()
     sys.exit(code)
 
 
@@ -96,7 +96,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _silence(stream: Any) -> None:
-    """What is still to be written goes nowhere."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def settle() -> None:
+    """Writes what is pending of the output; what cannot be written goes nowhere: Python would exit with 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -25,6 +25,7 @@ from utils import checkpoints
 
 # Several tests run at a time: threads of one would wait for those of the others. Started processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("PYTHONUNBUFFERED", None)  # users have it seldom, and where output cannot be written it matters
 torch.set_num_threads(1)
 
 # What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
@@ -36,7 +37,7 @@ COUNT = 12  # images a class
 
 # One tiny training: CPU, float32, one worker-free epoch, no visdom.
 TINY = [
-    "--model=resnet18",
+    "--model=MNISTNet",
     "--image-size=32",
     "--batch-size=8",
     "--max-epoch=1",
