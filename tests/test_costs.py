@@ -108,7 +108,7 @@ def test_a_gan_shows_both_nets(command):
 
 def test_the_net_of_a_run(tiny_run, command):
     out = summary(command, f"--load-path={tiny_run}")
-    assert out.startswith("resnet18: 2 classes, images of 3 x 32 x 32\n") and "11,177,538" in out
+    assert out.startswith("MNISTNet: 2 classes, images of 3 x 32 x 32\n") and "653,072" in out
     assert summary(command, f"--load-path={tiny_run}/last.pth").splitlines()[1:] == out.splitlines()[1:]
 
 
@@ -169,7 +169,9 @@ def test_a_dry_run_tells_the_size_of_the_checkpoints_and_the_time(dogcat, tmp_pa
 
 def test_a_dry_run_of_both_sizes_and_of_the_rest_of_a_run(dogcat, command, tmp_path):
     data_root = f"--train-data-root={dogcat}/train"
-    out = dry_run(command, tmp_path / "runs", data_root, "--max-epoch=4", "--progressive-resizing=0.5")[1]
+    out = dry_run(
+        command, tmp_path / "runs", data_root, "--max-epoch=4", "--progressive-resizing=0.5", "--model=resnet18"
+    )[1]
     assert re.search(r"a step with its images [\d.]+ ms, then [\d.]+ ms;", out)
     run = train_in(tmp_path / "runs", data_root, SMALL)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}

@@ -197,7 +197,7 @@ def test_val_of_a_gan_and_what_the_other_commands_say(train, command, mnist, tmp
 
 def test_a_classifier_makes_no_images(command, tiny_run, tmp_path):
     code, _, err = command("generate", f"--load-path={tiny_run}", f"--gen-img={tmp_path / 'a.png'}")
-    assert (code, err) == (2, "main.py: generate cannot use resnet18: nets of its task Classify are for test\n")
+    assert (code, err) == (2, "main.py: generate cannot use MNISTNet: nets of its task Classify are for test\n")
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def same(a, b):
 
 
 def test_a_run_folder_says_everything(tiny_run, dogcat):
-    assert re.fullmatch(r"resnet18_DogCat_\d{4}_\d{6}", tiny_run.name)
+    assert re.fullmatch(r"MNISTNet_DogCat_\d{4}_\d{6}", tiny_run.name)
     names = {path.name for path in tiny_run.iterdir()}
     assert names == {"config.yaml", "metrics.jsonl", "log.txt", "last.pth", "best.pth", "samples"}
     config = yaml.safe_load((tiny_run / "config.yaml").read_text())
@@ -101,9 +101,9 @@ def test_a_checkpoint_is_complete_and_plain(tiny_run):
     assert (trainer["epoch"], trainer["step"], trainer["monitor"]) == (1, 2, "accuracy")
     assert content["task"].keys() == {"optimizer", "scheduler"} and trainer["best_value"] >= 0
     assert {"machine", "config", "images", "preprocess"} <= metadata.keys()
-    assert (metadata["model"], metadata["num_classes"], metadata["task"]) == ("resnet18", 2, "Classify")
+    assert (metadata["model"], metadata["num_classes"], metadata["task"]) == ("MNISTNet", 2, "Classify")
     assert metadata["classes"] == ["cat", "dog"] and metadata["preprocess"]["image_size"] == 32
-    net = models.build("resnet18", 2, 32).load(tiny_run)
+    net = models.build("MNISTNet", 2, 32).load(tiny_run)
     assert same(net.state_dict(), content["net"])
 
 
@@ -128,7 +128,7 @@ def test_val_from_python_gives_the_figures_bit_for_bit(tiny_run):
 def test_from_python_with_paths_and_numbers(dogcat, tmp_path):
     from main import test, train, val
 
-    tiny = {"model": "resnet18", "image_size": 32, "max_epoch": 1, "num_workers": 0, "vis_port": None, "use_gpu": False}
+    tiny = {"model": "MNISTNet", "image_size": 32, "max_epoch": 1, "num_workers": 0, "vis_port": None, "use_gpu": False}
     run = train(train_data_root=dogcat / "train", checkpoint_dir=tmp_path, lr=1e-3, **tiny)
     assert 0 <= val(load_path=run)["accuracy"] <= 1
     test(load_path=run, test_data_root=dogcat / "test1", result_file=tmp_path / "r.csv")
@@ -162,16 +162,19 @@ def test_another_process_whose_output_nobody_reads_gives_the_same_weights(dogcat
     [
         (["--checkpoint-dir={file}"], "--checkpoint-dir={file} is a file: give a folder"),
         (["--train-data-root={file}"], "{file} is a file: give the images"),
-        (["--batch-size=1", "--checkpoint-dir={dir}/runs"], "cannot take images of 32x32 pixels one at a time"),
         (
-            ["--load-path={weights}", "--checkpoint-dir={dir}/runs"],
+            ["--model=resnet18", "--batch-size=1", "--checkpoint-dir={dir}/runs"],
+            "cannot take images of 32x32 pixels one at a time",
+        ),
+        (
+            ["--model=squeezenet1_1", "--load-path={weights}", "--checkpoint-dir={dir}/runs"],
             "with 1000 classes; this has 2: train with --pretrained",
         ),
     ],
 )
 def test_mistakes_of_train(flags, message, dogcat, command, tmp_path):
     places = {"file": dogcat / "train" / "cat.0.jpg", "dir": tmp_path, "weights": tmp_path / "w.pth"}
-    torch.save(models.build("resnet18", 1000).state_dict(), places["weights"])
+    torch.save(models.build("squeezenet1_1", 1000).state_dict(), places["weights"])
     flags = [flag.format(**places) for flag in flags]
     code, _, err = command("train", *unless_given([*TINY, f"--train-data-root={dogcat}/train"], flags), *flags)
     assert code == 2 and message.format(**places) in err and err.count("\n") == 1
@@ -217,7 +220,7 @@ def test_the_csv_of_test(tiny_run, dogcat, command, tmp_path):
     rows = list(csv.reader(result.open()))
     assert code == 0 and "10 rows" in out and "probability of dog" in out
     assert rows[0] == ["id", "label"] and [row[0] for row in rows[1:]] == [str(i) for i in range(1, 11)]
-    net = models.build("resnet18", 2, 32).load(tiny_run).eval()
+    net = models.build("MNISTNet", 2, 32).load(tiny_run).eval()
     from data.transforms import Preprocess
 
     preprocess = Preprocess(32)
@@ -272,14 +275,14 @@ def test_three_classes(folders, tmp_path, command):
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_agree(tiny_run, folders, dogcat, command, tmp_path):
     code, _, err = command("test", f"--load-path={tiny_run}", "--model=AlexNet")
-    assert code == 2 and "holds resnet18, not AlexNet" in err
-    assert command("test", f"--load-path={tiny_run}", "--model=resnet18", f"--test-data-root={dogcat}/test1/1.jpg",
+    assert code == 2 and "holds MNISTNet, not AlexNet" in err
+    assert command("test", f"--load-path={tiny_run}", "--model=MNISTNet", f"--test-data-root={dogcat}/test1/1.jpg",
                    f"--result-file={tmp_path}/r.csv")[0] == 0  # fmt: skip
     words = [f"--train-data-root={dogcat}/train", f"--checkpoint-dir={tmp_path}/runs", *TINY, f"--load-path={tiny_run}"]
     code, _, err = command(
         "train", *unless_given(words, ("--model", "--image-size")), "--model=AlexNet", "--image-size=64"
     )
-    assert code == 2 and "holds resnet18 with 2 classes; this is AlexNet with 2 classes" in err
+    assert code == 2 and "holds MNISTNet with 2 classes; this is AlexNet with 2 classes" in err
     code, _, err = command("train", *words, "--dataset=Folder", f"--train-data-root={folders}")
     assert code == 2 and "given twice" in err
     words = [word for word in words if "train-data-root" not in word]
@@ -305,7 +308,13 @@ def test_pretrained_takes_a_local_file_with_another_head(dogcat, tmp_path):
     torch.manual_seed(5)
     source = resnet18(num_classes=1000)
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")
-    flags = ["--pretrained", f"--load-path={tmp_path}/resnet18.pth", "--lr=1e-30", "--optimizer=SGD"]
+    flags = [
+        "--model=resnet18",
+        "--pretrained",
+        f"--load-path={tmp_path}/resnet18.pth",
+        "--lr=1e-30",
+        "--optimizer=SGD",
+    ]
     net = weights(train_in(tmp_path / "runs", f"--train-data-root={dogcat}/train", *flags))
     assert torch.equal(net["conv1.weight"], source.state_dict()["conv1.weight"])
     assert net["fc.weight"].shape == (2, 512)
@@ -383,7 +392,7 @@ def test_every_preset_runs(name, dogcat, tmp_path, command, monkeypatch):
 
 def test_one_image_left_over_trains_with_the_batch_before(dogcat, tmp_path):
     """16 training images in batches of 15: BatchNorm could not learn from the last one alone."""
-    run = train_in(tmp_path, f"--train-data-root={dogcat}/train", "--batch-size=15")
+    run = train_in(tmp_path, f"--train-data-root={dogcat}/train", "--batch-size=15", "--model=CifarNet")
     assert len(events(run, "step")) == 1
 
 
@@ -440,7 +449,7 @@ def test_memory_does_not_grow_with_the_images_to_label(tiny_run, tmp_path):
     from data.loaders import Batch
     from engine.setup import load_task, test_loader
 
-    opt = Config(model="resnet18", load_path=str(tiny_run), batch_size=2, num_workers=0, use_gpu=False)
+    opt = Config(model="MNISTNet", load_path=str(tiny_run), batch_size=2, num_workers=0, use_gpu=False)
     paths = [picture(tmp_path / f"{i}.png") for i in range(16)]
     task = load_task(opt, checkpoints.read(tiny_run / "best.pth"))
     alive = []
