@@ -18,7 +18,7 @@ from data.transforms import Preprocess
 from utils.errors import RunError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest undoes data.reading's own filter
-SMALL = ["--model=resnet18", "--image-size=32", "--batch-size=8", "--use-gpu=false", "--amp=off"]
+SMALL = ["--model=MNISTNet", "--num-workers=0", "--image-size=32", "--batch-size=8", "--use-gpu=false", "--amp=off"]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_clean_folder(check, root, tmp_path):
     assert (code, err) == (0, "") and out.endswith("nothing here would stop a run\n")
     assert out.startswith(f"DogCat in {root}: 24 images (16 for training, 8 for validation), read in ")
     assert "cat 12, dog 12" in out and "50 to 50 pixels, median 50" in out
-    assert "device       cpu, " in out and "resnet18, 8 images: loss 0." in out
+    assert "device       cpu, " in out and "MNISTNet, 8 images: loss 0." in out
     assert not any(word in out for word in ("odd", "left out", "duplicates", "unreadable", "note"))
     assert not (tmp_path / "runs").exists()
 
@@ -283,7 +283,7 @@ def test_imbalance_and_small_images(check, root):
 
 def test_too_little_disk(check, root, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 9 * 10**8, 10**8))
-    code, out, _ = check(root)
+    code, out, _ = check(root, "--model=resnet18")
     assert code == 1 and "95 MiB free for " in out
     assert "too little disk for 4 checkpoints of 128 MiB" in out  # 11.2 million values, and Adam's two of each
     assert check(root, "--model=SqueezeNet", "--image-size=64", "--keep=1")[0] == 0
@@ -326,7 +326,7 @@ def test_names_that_cannot_be_printed(check, command, root, tmp_path, tiny_run):
         file.write("x")
     code, out, _ = check(root)
     assert code == 1 and "cat.80.\\udcfe\\n.jpg: no image format" in out
-    flags = [f"--checkpoint-dir={tmp_path}/runs", "--max-epoch=1", "--num-workers=0", "--vis-port=None", *SMALL]
+    flags = [f"--checkpoint-dir={tmp_path}/runs", "--max-epoch=1", "--vis-port=None", *SMALL]
     code, _, err = command("train", f"--train-data-root={root}", *flags)
     assert code == 2 and err.count("\n") == 1 and "cat.80.\\udcfe\\n.jpg cannot be read" in err
     os.unlink(bad)

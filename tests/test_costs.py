@@ -235,7 +235,9 @@ def test_the_parts_add_up_to_the_step(dogcat, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Classify, "train_step", step)
     flags = ["--image-size=64", "--batch-size=4", "--max-epoch=4", f"--train-data-root={dogcat}/train"]
-    found = parts(train_in(tmp_path, *flags, "--profile", "--model=resnet18", "--val-fraction=0.1", "--print-freq=100"))
+    found = parts(
+        train_in(tmp_path, *flags, "--profile", "--model=squeezenet1_1", "--val-fraction=0.1", "--print-freq=100")
+    )
     assert sum(found[part] for part in profiler.PARTS) == pytest.approx(found["a step"], abs=0.05)
     # steps 6 to 10 lie in the second epoch: from the start of one to that of the next
     seconds = (taken[9] - taken[6]) / 3

@@ -27,7 +27,8 @@ LINE = r"^ *\$? *(python main\.py .*?)(?: +#.*)?$"
 
 # What keeps a command short, in place of its own flags.
 SHORT = {"max_epoch": "1", "image_size": "32", "batch_size": "8", "num_workers": "0", "vis_port": "None"}
-SHORT |= {"use_gpu": "false", "amp": "off", "threads": "1"}
+SHORT |= {"use_gpu": "false", "amp": "off", "threads": "1", "model": "SqueezeNet"}
+LARGE = {"model=ResNet34", "model=resnet50"}  # such nets become the model of SHORT, as that of the preset demo does
 SHORT_GAN = {"image_size": "96", "nz": "8", "ngf": "4", "ndf": "4"}
 
 
@@ -72,6 +73,8 @@ def shortened(line: str) -> list[str]:
     elif command not in ("val", "test", "explain", "features"):
         short = SHORT | (SHORT_GAN if "anime" in line.lower() else {})
         short = {name: value for name, value in short.items() if command in Config.commands_of(name)}
+        if not LARGE & {flag.strip("-") for flag in flags} and re.search("--(model|pretrained|config=(?!demo))", line):
+            del short["model"]
     kept = [flag for flag in flags if flag.partition("=")[0].strip("-").replace("-", "_") not in short]
     return [command, *kept, *(f"--{name}={value}" for name, value in short.items())]
 
@@ -143,7 +146,7 @@ def test_the_commands_run_in_their_order(page, reader, command, monkeypatch):
     monkeypatch.setattr(bench, "ROUNDS", 1)
     torch.save(resnet18().state_dict(), "resnet18.pth")  # what --pretrained takes without internet
     for block in re.findall(r"```python\n(?!# \w+\.py\n)(.*?)```", read(page), re.DOTALL):
-        short = ", ".join(f"{name}={value!r}" for name, value in SHORT.items())
+        short = ", ".join(f"{name}={value!r}" for name, value in SHORT.items() if f"{name}=" not in block)
         exec(compile(block.replace('train(config="demo"', f'train(config="demo", {short}'), page.name, "exec"), {})
     for line in runnable(read(page)):
         words = shortened(line)

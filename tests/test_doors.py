@@ -390,14 +390,14 @@ def test_frozen_weights_and_their_statistics_stand_still(run):
 
 @pytest.mark.slow
 def test_weights_without_options_are_labelled_with_their_models_name(run, command, dogcat, tmp_path):
-    net = models.ResNet34(num_classes=2)
+    net = models.SqueezeNet(num_classes=2)
     path = net.save(tmp_path / "saved.pth")
     torch.save(net.state_dict(), tmp_path / "plain.pth")
     wrapped = {"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}, "epoch": 3}
     torch.save(wrapped, tmp_path / "wrapped.pth")
     tables = []
     for name in ("saved", "plain", "wrapped"):
-        words = [f"--load-path={tmp_path / name}.pth", "--model=ResNet34", "--image-size=32", "--amp=off"]
+        words = [f"--load-path={tmp_path / name}.pth", "--model=SqueezeNet", "--image-size=32", "--amp=off"]
         code, out, err = command("test", *words, f"--test-data-root={dogcat}/test1", "--num-workers=0")
         assert code == 0 and "2 classes (cat, dog), images of 32 x 32" in out, err
         assert ("'state_dict'" in out and "'module.'" in out) == (name == "wrapped")
@@ -406,7 +406,7 @@ def test_weights_without_options_are_labelled_with_their_models_name(run, comman
         assert code == 0 and "ROC AUC" in out, err
     assert tables[0] == tables[1] == tables[2]
     code, _, err = command("test", f"--load-path={path}", f"--test-data-root={dogcat}/test1")
-    assert code == 2 and "holds weights only: say whose, as --model=ResNet34" in err
+    assert code == 2 and "holds weights only: say whose, as --model=SqueezeNet" in err
 
 
 def test_options_that_a_checkpoint_answers_itself(run, command):

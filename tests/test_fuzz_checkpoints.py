@@ -24,7 +24,7 @@ from utils.errors import RunError, UsageError
 
 pytestmark = pytest.mark.slow
 
-CASES, SEED = int(os.environ.get("FUZZ_CASES", 150)), int(os.environ.get("FUZZ_SEED", 0))
+CASES, SEED = int(os.environ.get("FUZZ_CASES", 72)), int(os.environ.get("FUZZ_SEED", 0))
 NET = ["--model=small_net:SmallNet", "--image-size=28"]
 GAN = ["--model=MNISTGAN", "--nz=4", "--ema=0.9", "--image-size=28"]
 REMOVED = object()

@@ -18,7 +18,7 @@ from utils.options import dashed
 
 pytestmark = pytest.mark.slow
 
-CASES, SEED = int(os.environ.get("FUZZ_CASES", "600")), int(os.environ.get("FUZZ_SEED", "0"))
+CASES, SEED = int(os.environ.get("FUZZ_CASES", "240")), int(os.environ.get("FUZZ_SEED", "0"))
 LONGEST = 1500  # characters of an error
 
 TEXTS = [

@@ -18,7 +18,7 @@ from utils.errors import UsageError
 
 pytestmark = pytest.mark.slow
 
-CASES, SEED = int(os.environ.get("FUZZ_CASES", "240")), int(os.environ.get("FUZZ_SEED", "0"))
+CASES, SEED = int(os.environ.get("FUZZ_CASES", "120")), int(os.environ.get("FUZZ_SEED", "0"))
 CLASSES = ["cat", "dog", "bird", "01", "猫", "two words", "a.b", "Train station", "latest", "train", "test", "validate"]
 TRAIN = ["train", "Training", "TRAIN", "training_set", "train-images"]
 OTHER = {"val": ["val", "Valid", "validation", "dev", "eval"], "test": ["test", "Testing", "test_set", "test1"]}

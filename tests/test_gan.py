@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from compare import record, same
-from conftest import ROOT, picture, presets_of, resumes_bit_for_bit, write_mnist
+from conftest import ROOT, picture, presets_of, resumes_bit_for_bit, train_in, write_mnist
 from PIL import Image
 
 import engine.tasks.gan
@@ -42,6 +42,13 @@ GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
 def mnist(tmp_path_factory) -> Path:
     """Fewer digits than elsewhere: a GAN's step takes long. Three steps an epoch."""
     return write_mnist(tmp_path_factory.mktemp("digits"), 60, 30)
+
+
+@pytest.fixture(scope="module")
+def short_run(mnist, tmp_path_factory) -> Path:
+    """The run folder of one epoch."""
+    flags = [*FLAGS, "--image-size=28", "--num-workers=0", f"--train-data-root={mnist}", "--max-epoch=1"]
+    return train_in(tmp_path_factory.mktemp("runs"), *(f for f in flags if f != "--max-epoch=2"))
 
 
 def gan(**options) -> Gan:
@@ -183,8 +190,8 @@ def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
 
 
 @pytest.mark.slow
-def test_val_of_a_gan_and_what_the_other_commands_say(train, command, mnist, tmp_path):
-    run = train()[1]
+def test_val_of_a_gan_and_what_the_other_commands_say(short_run, command, mnist, tmp_path):
+    run = short_run
     code, out, err = command("val", f"--load-path={run}")
     assert code == 0 and "distance of noise" in out, err
     assert {"distance", "variety", "distance_of_real"} <= json.loads((run / "val_best.json").read_text()).keys()
@@ -201,13 +208,12 @@ def test_a_classifier_makes_no_images(command, tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_generate(train, command, tmp_path):
-    run = train("--max-epoch=1")[1]
+def test_generate(short_run, command, tmp_path):
 
     def made(name, *flags):
         where = tmp_path / name
         code, out, err = command(
-            "generate", f"--load-path={run}", "--gen-num=5", "--gen-search-num=90", f"--gen-img={where}", *flags
+            "generate", f"--load-path={short_run}", "--gen-num=5", "--gen-search-num=90", f"--gen-img={where}", *flags
         )
         assert code == 0, err
         return where.read_bytes()
@@ -218,10 +224,10 @@ def test_generate(train, command, tmp_path):
     made("f.png", f"--gen-folder={tmp_path / 'single'}", f"--gen-walk={tmp_path / 'walk.gif'}")
     assert sorted(path.name for path in (tmp_path / "single").iterdir()) == [f"{i:04d}.png" for i in range(5)]
     assert Image.open(tmp_path / "walk.gif").n_frames > 30
-    code, _, err = command("generate", f"--load-path={run}", "--gen-num=5", "--gen-search-num=4")
+    code, _, err = command("generate", f"--load-path={short_run}", "--gen-num=5", "--gen-search-num=4")
     assert code == 2 and "search more, or keep less" in err
     for flag, endings in (("--gen-img=a.jpg", ".png"), ("--gen-walk=a.mp4", ".gif or .png")):
-        code, _, err = command("generate", f"--load-path={run}", flag)
+        code, _, err = command("generate", f"--load-path={short_run}", flag)
         assert (code, err) == (2, f"main.py: {flag}: give a name that ends in {endings}\n")
 
 
@@ -275,17 +281,16 @@ def test_what_does_not_fit_a_gan_is_refused(words, message, command, mnist, tmp_
 
 
 @pytest.mark.slow
-def test_options_of_another_task_are_refused_before_torch_is_imported(train, command, tmp_path):
+def test_options_of_another_task_are_refused_before_torch_is_imported(short_run, command, tmp_path):
     words = [sys.executable, "-X", "importtime", "main.py", "train", "--config=mnist", "--model=MNISTGAN"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "torch\n" not in done.stderr
     assert "mnist.yaml, line " in done.stderr and "has no effect on MNISTGAN: it is an option of " in done.stderr
-    run = train("--max-epoch=1")[1]
-    code, _, err = command("val", f"--load-path={run}", "--flip-test")
+    code, _, err = command("val", f"--load-path={short_run}", "--flip-test")
     assert code == 2 and "--flip-test has no effect on MNISTGAN" in err
-    code, _, err = command("train", f"--resume={run}", "--max-epoch=2", "--nz=9")
+    code, _, err = command("train", f"--resume={short_run}", "--max-epoch=2", "--nz=9")
     assert code == 2 and "was trained with nz None, not 9" in err
-    code, _, err = command("train", f"--config={run / 'config.yaml'}", f"--checkpoint-dir={tmp_path / 'again'}")
+    code, _, err = command("train", f"--config={short_run / 'config.yaml'}", f"--checkpoint-dir={tmp_path / 'again'}")
     assert code == 0, err
 
 
@@ -327,8 +332,8 @@ def test_difference_by_hand():
 
 
 @pytest.mark.slow
-def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
-    content = checkpoints.read(train("--max-epoch=1")[1] / "last.pth")
+def test_val_tells_of_a_collapsed_generator(short_run, command, tmp_path):
+    content = checkpoints.read(short_run / "last.pth")
     content["net"]["generator.1.weight"].zero_()  # what the noise is multiplied by
     checkpoints.write(content, tmp_path / "collapsed.pth")
     code, out, _ = command("val", f"--load-path={tmp_path / 'collapsed.pth'}")
@@ -336,14 +341,13 @@ def test_val_tells_of_a_collapsed_generator(train, command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_classifier_as_the_judge(train, command, monkeypatch, tmp_path):
+def test_a_classifier_as_the_judge(short_run, train, command, monkeypatch, tmp_path):
     monkeypatch.setattr(engine.tasks.gan, "EVALUATED", 500)
     root = write_mnist(tmp_path / "mnist", 240, 60)
     judge = train("--model=MNISTNet", f"--train-data-root={root}", "--batch-size=16", "--max-epoch=6")[1]
-    run = train("--max-epoch=1")[1]
-    code, out, err = command("val", f"--load-path={run}", f"--judge={judge}")
+    code, out, err = command("val", f"--load-path={short_run}", f"--judge={judge}")
     assert code == 0, err
-    figures = json.loads((run / "val_best.json").read_text())
+    figures = json.loads((short_run / "val_best.json").read_text())
     assert figures["real_confidence"] > 0.5 and figures["real_spread"] > 0.95
     assert 0 <= figures["spread"] <= 1 and "real spread" in out
 

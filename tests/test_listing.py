@@ -352,25 +352,29 @@ def test_a_folder_beside_the_images_that_cannot_be_read_is_named_before_the_trai
         data.open("DogCat", root).summary(16)
 
 
-@pytest.mark.parametrize("name", ["a\rb.png", "a\nb.png", 'a"b.png', "a,b.png", " a.png", "é.png", "a\r\n.png"])
-def test_a_row_of_the_csv_for_every_file_name(name, tiny_run, command, tmp_path):
+def test_a_row_of_the_csv_for_every_file_name(tiny_run, command, tmp_path):
     images(tmp_path / "images", 2)
-    picture(tmp_path / "images" / name)
+    names = ["a\rb.png", "a\nb.png", 'a"b.png', "a,b.png", " a.png", "é.png", "a\r\n.png"]
+    for name in names:
+        picture(tmp_path / "images" / name)
     result = tmp_path / "result.csv"
-    code, _, err = command(
-        "test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/images", f"--result-file={result}"
-    )
+    words = ["test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/images", f"--result-file={result}"]
+    code, _, err = command(*words, "--num-workers=0")
     assert code == 0, err
     with result.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["id"] for row in rows} == {"0", "1", name} and all(0 <= float(row["label"]) <= 1 for row in rows)
+    assert {row["id"] for row in rows} == {"0", "1", *names} and all(0 <= float(row["label"]) <= 1 for row in rows)
 
 
 def test_labelling_says_what_it_left_out(tiny_run, command, tmp_path):
     images(tmp_path / "images", 2)
     (tmp_path / "images" / "a.heic").write_bytes(b"x")
     code, out, _ = command(
-        "test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}/images", f"--result-file={tmp_path}/r.csv"
+        "test",
+        f"--load-path={tiny_run}",
+        f"--test-data-root={tmp_path}/images",
+        f"--result-file={tmp_path}/r.csv",
+        "--num-workers=0",
     )
     assert code == 0 and "1 file left out as no images: .heic 1, as" in out and "2 rows" in out
 
@@ -383,6 +387,7 @@ def test_an_unreadable_image_costs_its_row_and_no_other(flag, rows, tiny_run, co
     (tmp_path / "2.png").write_bytes(b"bad")
     result = tmp_path / "r.csv"
     words = ["test", f"--load-path={tiny_run}", f"--test-data-root={tmp_path}", f"--result-file={result}"]
+    words.append("--num-workers=0")
     code, _, err = command(*words)
     assert code == 2 and "2.png cannot be read" in err and "--on-bad-image=fill" in err and not result.exists()
     code, out, err = command(*words, f"--on-bad-image={flag}")
