@@ -18,13 +18,13 @@ demo: $(READY)
 	@echo "Every option:           $(RUN) main.py help"
 
 test: $(READY)
-	$(RUN) -m pytest -q -n auto tests
+	$(RUN) -m pytest -q -n auto --dist=worksteal tests
 
 test-fast: $(READY)
-	$(RUN) -m pytest -q -n auto -m "not slow" tests
+	$(RUN) -m pytest -q -n auto --dist=worksteal -m "not slow" tests
 
 torture: $(READY)
-	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto tests/test_fuzz_*.py
+	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto --dist=worksteal tests/test_fuzz_*.py
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
 
 lint: $(READY)

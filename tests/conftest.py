@@ -1,6 +1,7 @@
 """A small data set and a small run for the tests; everything is made in temporary folders."""
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -31,6 +32,17 @@ torch.set_num_threads(1)
 # What ran these tests may ignore them (nohup, a script's background job), and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the garbage collector need not look at it again in every test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 12  # images a class

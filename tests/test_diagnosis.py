@@ -125,7 +125,7 @@ def test_frozen_layers_do_not_move(train):
 
 
 def test_both_nets_of_a_gan(train):
-    flags = ["--model=MNISTGAN", "--dataset=MNIST", "--watch", "--max-epoch=1", "--g-every=2"]
+    flags = ["--model=MNISTGAN", "--dataset=MNIST", "--watch", "--max-epoch=1", "--g-every=2", "--batch-size=80"]
     entries = watched(train(*flags)[1])
     layers = entries[0]["layers"]
     assert any(n.startswith("generator.") for n in layers) and any(n.startswith("discriminator.") for n in layers)

@@ -406,7 +406,7 @@ def test_weights_without_options_are_labelled_with_their_models_name(run, comman
         assert code == 0 and "ROC AUC" in out, err
     assert tables[0] == tables[1] == tables[2]
     code, _, err = command("test", f"--load-path={path}", f"--test-data-root={dogcat}/test1")
-    assert code == 2 and "holds weights only: say whose, as --model=SqueezeNet" in err
+    assert code == 2 and "holds weights only: say whose, as --model=ResNet34" in err
 
 
 def test_options_that_a_checkpoint_answers_itself(run, command):

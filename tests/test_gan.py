@@ -30,7 +30,7 @@ from engine.tasks.base import NonFiniteError
 from engine.tasks.gan import AT_ONCE, Gan, bce, random_translate
 from utils import checkpoints
 
-FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=20", "--max-epoch=2", "--use-gpu=false"]
+FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=10", "--max-epoch=2", "--use-gpu=false"]
 FLAGS += ["--vis-port=None", "--amp=off"]
 SMALL = ["--dataset=Unlabelled", "--model=AnimeGAN", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=256"]
 SMALL += ["--max-epoch=2", "--use-gpu=false", "--vis-port=None"]
@@ -41,7 +41,7 @@ GREY = Preprocess(28, mean=(0.5,), std=(0.5,))
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory) -> Path:
     """Fewer digits than elsewhere: a GAN's step takes long. Three steps an epoch."""
-    return write_mnist(tmp_path_factory.mktemp("digits"), 60, 30)
+    return write_mnist(tmp_path_factory.mktemp("digits"), 30, 30)
 
 
 @pytest.fixture(scope="module")

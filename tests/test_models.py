@@ -135,12 +135,16 @@ def test_save_and_load(name, tmp_path, monkeypatch):
     net = models.build(name, num_classes=2, image_size=64)
     path = net.save()
     assert path.parent == Path("checkpoints") and path.name.startswith(f"{name}_") and path.suffix == ".pth"
-    assert net.save(tmp_path / "sub" / "a.pth") == tmp_path / "sub" / "a.pth"
     content = torch.load(path, weights_only=True)
     assert content["metadata"] == {"model": name, "num_classes": 2}
     again = models.build(name, num_classes=2, image_size=64)
     assert again.load(path) is again and same(again.state_dict(), net.state_dict())
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file stays
+
+
+def test_save_takes_a_path_and_makes_its_folder(tmp_path):
+    path = tmp_path / "sub" / "a.pth"
+    assert models.LeNet(2).save(path) == path and path.is_file()
 
 
 def test_load_takes_a_run_folder_and_a_plain_state_dict(tmp_path):
