@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import torch
 from conftest import ROOT
 
 import main
@@ -25,6 +26,7 @@ def started(*words: object, before: Callable[[], None] | None = None, **options)
     def run() -> None:
         os.closerange(3, 1000)  # among them the pipe by which Popen hears of an error
         gc.enable()
+        torch.set_num_threads(1)  # those of the tests' process are not in this one: OpenMP would wait for them
         code: object = 1
         try:
             if before:
