@@ -25,6 +25,7 @@ def started(*words: object, before: Callable[[], None] | None = None, **options)
 
     def run() -> None:
         os.closerange(3, 1000)  # among them the pipe by which Popen hears of an error
+        gc.freeze()  # what the tests have left
         gc.enable()
         torch.set_num_threads(1)  # those of the tests' process are not in this one: OpenMP would wait for them
         code: object = 1

@@ -46,7 +46,8 @@ class Process:
     def __init__(self, dogcat, folder, *flags, **options):
         words = [*unless_given(LONG, flags), *flags, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={folder}"]
         self.popen = started("train", *words, start_new_session=True, **options)
-        self.run = wait_for(lambda: next((p for p in folder.glob("*/") if p.name[0] != "."), None))
+        self.run = wait_for(lambda: next((p for p in folder.glob("*/") if p.name[0] != "."), self.popen.poll()))
+        assert isinstance(self.run, Path), self.popen.communicate()
 
     def steps(self):
         return (self.run / "metrics.jsonl").read_bytes().count(b'"kind": "step"')
