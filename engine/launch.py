@@ -4,6 +4,7 @@ torchrun or srun starts them, on one machine or on several, and tells each by it
 program starts those of its own machine (`--processes`): the exit code, the terminal and the debugger stay its own.
 """
 
+import ipaddress
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ from utils.options import dashed
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 JOINING = 300.0  # seconds until all must have come
-NAMED = 10.0  # seconds within which the name of process 0's machine must be known
+NAMED = 30.0  # seconds within which process 0 must be found: where it is on this machine, it may still import torch
 ANSWER = 1.0  # seconds that process 0 waits for the others to take notice of its end
 ENDING = 5.0  # seconds that the processes started here may take to end after the first one
 OURS = "STARTED_BY_PROCESS_0"  # in the environment of the processes that this program starts
@@ -157,8 +158,7 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
     Raises:
         RunError: they do not come. UsageError: process 0 cannot be reached at its address.
     """
-    if spot.machine:
-        _check_address(spot.address)
+    _check_address(spot)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = spot.address, str(spot.port)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its warnings of lost links are told by us, in one line
     # first: a module that is imported later may keep the group as a default argument, and so its links open
@@ -195,6 +195,29 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
             f"{spot.port}, or from one of them within {limit.total_seconds():.0f} s ({' '.join(str(e).split())[:200]})"
         ) from e
     world.now = found
+
+
+def _check_address(spot: Place) -> None:
+    """Refuses an address of process 0 that leads nowhere from another machine, or to that machine itself.
+
+    Two launchers may share a machine: then process 0 answers there.
+    """
+    found, end = "", time.monotonic() + NAMED
+    while spot.machine and time.monotonic() < end:
+        with suppress(OSError):
+            found = str(socket.getaddrinfo(spot.address, None)[0][4][0])
+            if not ipaddress.ip_address(found).is_loopback:
+                return
+            socket.create_connection((spot.address, spot.port), timeout=1).close()
+            return
+        time.sleep(0.2)
+    if spot.machine:
+        here = socket.gethostname()
+        what = f"which on {here} is this machine itself" if found else f"a name that {here} does not know"
+        raise UsageError(
+            f"process 0 is to be at {spot.address}, {what}: give an address that reaches it from here: "
+            "`torchrun --local-addr=ADDRESS` on its machine, MASTER_ADDR for srun"
+        )
 
 
 def _world(spot: Place, others: list[dict[str, Any]], store: Any) -> world.World:
@@ -257,23 +280,6 @@ def _choose_interface(spot: Place, others: list[dict[str, Any]]) -> None:
     interface = _interface(_address_towards(goal)) if far else "lo"
     if interface in [name for _, name in socket.if_nameindex()]:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
-
-
-def _check_address(address: str) -> None:
-    """Refuses an address of process 0 that leads nowhere from this machine, or to itself."""
-    found, end = "", time.monotonic() + NAMED
-    while not found and time.monotonic() < end:
-        try:
-            found = socket.gethostbyname(address)
-        except OSError:
-            time.sleep(0.5)
-    if not found or found.startswith("127."):
-        here = socket.gethostname()
-        what = f"which on {here} is this machine itself" if found else f"a name that {here} does not know"
-        raise UsageError(
-            f"process 0 is to be at {address}, {what}: give an address that reaches it from here: "
-            "`torchrun --local-addr=ADDRESS` on its machine, MASTER_ADDR for srun"
-        )
 
 
 def _address_towards(address: str) -> str:
