@@ -1,6 +1,6 @@
 # make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
 # make test-fast: those that take little time.   make lint: format, lint, types.
-# make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times: prints a table (over an hour).
+# make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times; as root also two machines: prints tables (hours).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
@@ -26,6 +26,7 @@ test-fast: $(READY)
 torture: $(READY)
 	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto --dist=worksteal tests/test_fuzz_*.py
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
+	[ "$$(id -u)" != 0 ] || ! command -v ip > /dev/null || $(RUN) tests/torture_machines.py --times=3
 
 lint: $(READY)
 	$(RUN) -m ruff format --check .

@@ -193,55 +193,6 @@ def test_what_cannot_be_is_refused_before_torch_is_there(images, tmp_path, comma
     assert ROOT.is_dir() and not list(tmp_path.iterdir())
 
 
-# ---- several machines
-
-
-def test_a_machine_with_other_files_is_refused_and_the_file_is_named(images, tmp_path):  # noqa: F811
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        for path in images.iterdir():
-            (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    with (tmp_path / "b" / "cat.7.jpg").open("ab") as file:
-        file.write(b"more")
-
-    def there(rank):
-        os.chdir(tmp_path / "ab"[rank])
-
-    done = train(tmp_path / "runs", 2, "--train-data-root=.", before=there)
-    assert done.codes == [2, 2], done
-    said = "".join(done.err)
-    assert "process 1" in said and "cat.7.jpg differs" in said and said.count("\n") == 1, done
-    assert not list((tmp_path / "runs").glob("*/*.pth"))
-
-
-def test_weights_that_drift_apart_are_named(images, tmp_path):  # noqa: F811
-    def damage(trainer):
-        with torch.no_grad():
-            next(trainer.task.net.parameters()).add_(1e-12)
-
-    done = train(tmp_path, 3, f"--train-data-root={images}", before=at_step(3, 2, damage))
-    assert done.codes == [1, 1, 1], done
-    assert "after epoch 1 the weights of process 2 are not those of process 0" in told(done), done
-    assert told(done).count("not those of process 0") == 1
-
-
-def test_what_is_made_once_is_made_by_one_process_of_a_machine(images, tmp_path):  # noqa: F811
-    def count(rank):
-        from data import cache
-
-        write, cache.CACHE = cache._write, tmp_path / "cache"
-
-        def counted(*args, **kwargs):
-            (tmp_path / f"by-{rank}").touch()
-            write(*args, **kwargs)
-
-        cache._write = counted
-
-    flags = [f"--train-data-root={images}", "--cache=disk", "--max-epoch=1"]
-    done = train(tmp_path / "runs", 3, *flags, before=count)
-    assert done.codes == [0, 0, 0] and [path.name for path in tmp_path.glob("by-*")] == ["by-0"], done
-
-
 def test_what_process_0_refuses_ends_all(images, tmp_path):  # noqa: F811
     done = train(tmp_path / "runs", 2, f"--train-data-root={images}", "--on-bad-image=skp")
     assert done.codes == [2, 2] and done.seconds < 6, done
