@@ -190,9 +190,10 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
         )
         found.side_group = dist.new_group(timeout=limit)
     except (RuntimeError, ValueError) as e:
+        whom = f"process 0 at {spot.address}, port {spot.port}, or from another" if spot.rank else "one of them"
         raise RunError(
-            f"process {spot.rank} cannot join the others: no answer from process 0 at {spot.address}, port "
-            f"{spot.port}, or from one of them within {limit.total_seconds():.0f} s ({' '.join(str(e).split())[:200]})"
+            f"process {spot.rank} on {socket.gethostname()} cannot join the others: no answer from {whom} within "
+            f"{limit.total_seconds():.0f} s ({' '.join(str(e).split())[:200]})"
         ) from e
     world.now = found
 

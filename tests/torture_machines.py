@@ -266,9 +266,10 @@ def comes_and_goes(machines: Machines) -> tuple[bool, str]:
     (machines.folder / "node0" / "runs").mkdir()
     (machines.folder / "node1" / "runs").symlink_to(machines.folder / "node0" / "runs")
     flags = ["--train-data-root=images", "--max-epoch=1000", "--save-every=1"]
-    machines.start("node0", ELASTIC, *flags)
+    own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": 1}  # else a machine that comes later is not told of MASTER_ADDR
+    machines.start("node0", ELASTIC, *flags, **own)
     machines.wait(lambda: len(machines.steps()) >= 3)
-    machines.start("node1", ELASTIC, *flags)
+    machines.start("node1", ELASTIC, *flags, **own)
     machines.wait(lambda: worlds(machines)[-1:] == [2])
     count = len(machines.steps())
     machines.wait(lambda: len(machines.steps()) > count + 3)
