@@ -105,7 +105,7 @@ def spot(address: str, port: int, machine: int = 1) -> Place:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "localhost"])
 def test_an_address_that_leads_back_is_refused_unless_process_0_is_there(address, monkeypatch):
-    monkeypatch.setattr(launch, "STARTING", 0.2)
+    monkeypatch.setattr(launch, "NAMED", 0.2)
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
         launch._check_address(spot(address, port))
@@ -118,8 +118,9 @@ def test_a_name_that_is_not_known_is_refused(monkeypatch):
     def unknown(*args: object) -> list:
         raise socket.gaierror(-2, "Name or service not known")
 
+    monkeypatch.setattr(launch, "NAMED", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(UsageError, match="process 0 is to be at node0, which on .* is not known: "):
+    with pytest.raises(UsageError, match="process 0 is to be at node0, a name that .* does not know: "):
         launch._check_address(spot("node0", 29500))
 
 
