@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
 import torch
 from conftest import ROOT
+from tqdm import tqdm
 
 import main
 
@@ -27,6 +29,7 @@ def started(*words: object, before: Callable[[], None] | None = None, **options)
         os.closerange(3, 1000)  # among them the pipe by which Popen hears of an error
         gc.freeze()  # what the tests have left
         gc.enable()
+        tqdm.set_lock(threading.RLock())  # its own is one with that of the other processes, of which some are killed
         torch.set_num_threads(1)  # those of the tests' process are not in this one: OpenMP would wait for them
         code: object = 1
         try:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,8 +47,12 @@ class Process:
     def __init__(self, dogcat, folder, *flags, **options):
         words = [*unless_given(LONG, flags), *flags, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={folder}"]
         self.popen = started("train", *words, start_new_session=True, **options)
-        self.run = wait_for(lambda: next((p for p in folder.glob("*/") if p.name[0] != "."), self.popen.poll()))
+        self.folder = folder
+
+    def begun(self):
+        self.run = wait_for(lambda: next((p for p in self.folder.glob("*/") if p.name[0] != "."), self.popen.poll()))
         assert isinstance(self.run, Path), self.popen.communicate()
+        return self
 
     def steps(self):
         return (self.run / "metrics.jsonl").read_bytes().count(b'"kind": "step"')
@@ -71,7 +76,7 @@ def training(dogcat, tmp_path):
 
     def start(*flags, **options):
         started.append(Process(dogcat, tmp_path, *flags, **options))
-        return started[-1]
+        return started[-1].begun()
 
     yield start
     for process in started:
