@@ -12,9 +12,11 @@ from test_docs import read, write_files
 from data.demo import drawing
 from utils import checkpoints
 
-RESNET = ["--model=resnet18", "--optimizer=SGD", "--lr=0.001", "--batch-size=8", "--max-epoch=2"]
+RESNET = ["--model=timm/test_resnet", "--optimizer=SGD", "--lr=0.001", "--batch-size=8", "--max-epoch=2"]
 GAN = ["--model=AnimeGAN", "--dataset=Unlabelled", "--image-size=96", "--ngf=4", "--ndf=4"]
-# what each does: 12 steps or more (but LBFGS, which takes many in one), of CifarNet unless it says otherwise
+DROP_PATH = ["--model=timm/test_convnext", "--model-args=drop_path_rate=0.3", "--optimizer=SGD", "--lr=1e-4"]
+LBFGS = ["--optimizer=LBFGS", "--max-epoch=1", "--batch-size=26", "--freeze=blocks.1", "--image-size=16"]
+# what each does: 12 steps or more (but LBFGS, which takes many in one), of DigitNet unless it says otherwise
 CASES = {
     "plain": [*RESNET, "--image-size=64"],
     "mixup": ["--mixup=0.2"],
@@ -26,13 +28,8 @@ CASES = {
     "dropout, AdamW": ["--model=SqueezeNet", "--optimizer=AdamW"],
     "Muon, augmentation": ["--optimizer=Muon", "--flip", "--shift=2", "--cutout=4"],
     "progressive resizing": ["--model=SqueezeNet", "--progressive-resizing=0.5"],
-    "stochastic depth": [
-        "--model=timm/convnext_atto",
-        "--model-args=drop_path_rate=0.3",
-        "--optimizer=SGD",
-        "--lr=1e-4",
-    ],
-    "LBFGS, frozen": ["--optimizer=LBFGS", "--freeze=blocks.1", "--max-epoch=1", "--batch-size=26"],
+    "stochastic depth": DROP_PATH,
+    "LBFGS, frozen": LBFGS,
     "fewer images than processes": ["--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
     "GAN": [*GAN, "--d-shift=4", "--g-every=2", "--ema=0.9"],
 }

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from utils.errors import RunError, Stopped, UsageError
 if TYPE_CHECKING:
     import torch
 
-POSTED = 1.0  # seconds within which those that miss a process have posted that they are here
+POSTED = 1.0  # seconds within which a process that fails has said why, and
+POSTED_ALL = 3.0  # within which those that miss another one have posted that they are here
 ANSWERED = 3.0  # seconds that the store may take
 PATIENT = 5.0  # seconds of waiting after which process 0 says so
 FOREVER = timedelta(days=365)
@@ -315,22 +317,32 @@ def _explained() -> Iterator[None]:
 
 
 def _explain(e: RuntimeError) -> NoReturn:
-    post(f"here/{now.rank}", "")
-    others = [rank for rank in range(now.size) if rank != now.rank]
-    for wait in (0, POSTED):  # who fails says so before it closes its links
-        time.sleep(wait)
-        for rank in others:
-            if told := end_of(rank):
+    here = {now.rank: "late" if "imed out" in str(e) else "cut off"}
+    post(f"here/{now.rank}", here[now.rank])
+    traceback.clear_frames(e.__traceback__)  # which hold the group open
+    leave()  # by this hear those who have no link to the lost one
+    start = time.monotonic()
+    while True:
+        for rank in range(now.size):
+            if rank != now.rank and (told := end_of(rank)):
                 error = _repeated(told, rank)
                 raise (error if isinstance(error, Stopped) else LostError(str(error))) from e
-    silent = [rank for rank in others if read(f"here/{rank}") is None]
-    now.first_is_lost, who = 0 in silent, listed(silent or others)
-    if "imed out" in str(e):
+            if rank not in here and (text := read(f"here/{rank}")) is not None:
+                here[rank] = text
+        silent = [rank for rank in range(now.size) if rank not in here] if now.store or now.rank == 0 else [0]
+        if time.monotonic() > start + (POSTED if len(silent) == 1 else POSTED_ALL):
+            break
+        time.sleep(0.05)
+    silent = silent or [rank for rank in here if rank != now.rank]
+    now.first_is_lost, who, one = 0 in silent, listed(silent), len(silent) == 1
+    if "late" in here.values():
         raise LostError(
-            f"no answer from {who} for {now.timeout:g} s: it hangs, or the link is down; wait longer with "
-            f"--data-timeout={2 * now.timeout:g}"
+            f"no answer from {who} for {now.timeout:g} s: {'it hangs' if one else 'they hang'}, or the link is down; "
+            f"wait longer with --data-timeout={2 * now.timeout:g}"
         ) from e
-    raise LostError(f"{who} is gone without a word: killed, perhaps as the machine was out of memory") from e
+    raise LostError(
+        f"{who} {'is' if one else 'are'} gone without a word: killed, perhaps as the machine was out of memory"
+    ) from e
 
 
 def listed(ranks: list[int]) -> str:
