@@ -1,12 +1,14 @@
 # make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
-# make test-fast: those that take little time.   make lint: format, lint, types.
-# make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times; as root also two machines: prints tables (hours).
+# make test-fast: those that take little time.   make test-gpu: those of several processes, on a GPU.
+# make lint: format, lint, types.
+# make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times, of one process and of two;
+#   as root also two machines: prints tables (hours).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-fast torture lint schema clean
+.PHONY: demo test test-fast test-gpu torture lint schema clean
 
 demo: $(READY)
 	$(RUN) main.py train --config=demo
@@ -23,9 +25,13 @@ test: $(READY)
 test-fast: $(READY)
 	$(RUN) -m pytest -q -n auto --dist=worksteal -m "not slow" tests
 
+test-gpu: $(READY)
+	TEST_GPU=1 $(RUN) -m pytest -q -n 4 tests/test_processes.py tests/test_whole_batch.py
+
 torture: $(READY)
 	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto --dist=worksteal tests/test_fuzz_*.py
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
+	$(RUN) tests/torture_processes.py --data=$(or $(DATA),data/demo/train)
 	[ "$$(id -u)" != 0 ] || ! command -v ip > /dev/null || $(RUN) tests/torture_machines.py --times=3
 
 lint: $(READY)

@@ -49,11 +49,13 @@ class Gradients:
         weights = [p for p in self.net.parameters() if p.requires_grad]
         sums, have = torch.stack([s.detach().double() for s in scalars]), [p.grad is not None for p in weights]
         learning = self._any(have, sums)
-        sent = {id(p) for bucket in self.buckets if bucket.sent for p in bucket.weights}
-        rest = [p for p, learns in zip(weights, learning, strict=True) if learns and id(p) not in sent]
-        late = _bucketed(rest)
-        for bucket in late:
-            bucket.send()
+        learns = {id(p) for p, some in zip(weights, learning, strict=True) if some}
+        whole = [bucket for bucket in self.buckets if learns.issuperset(map(id, bucket.weights))]
+        going = {id(p) for bucket in whole for p in bucket.weights}
+        late = _bucketed([p for p in weights if id(p) in learns - going])
+        for bucket in [*whole, *late]:  # in the same order in all, whoever has sent some of them already
+            if not bucket.sent:
+                bucket.send()
         world.finish()
         for bucket in self.buckets:
             bucket.sent = False
@@ -114,7 +116,8 @@ class Bucket:
                 parts.append(part)
                 gradients.append(p.grad)
             p.grad = part
-        torch._foreach_copy_(parts, gradients)
+        if parts:
+            torch._foreach_copy_(parts, gradients)
         world.begin_to_add_up(flat)
         self.sent = True
 

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+if "TEST_GPU" not in os.environ:  # many tests fork, which a process that has used a GPU cannot do
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import numpy as np
 import pytest
 import torch

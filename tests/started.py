@@ -26,7 +26,7 @@ def started(*words: object, before: Callable[[], None] | None = None, **options)
     """
 
     def run() -> None:
-        os.closerange(3, 1000)  # among them the pipe by which Popen hears of an error
+        cut_off()
         gc.freeze()  # what the tests have left
         gc.enable()
         tqdm.set_lock(threading.RLock())  # its own is one with that of the other processes, of which some are killed
@@ -56,3 +56,16 @@ def started(*words: object, before: Callable[[], None] | None = None, **options)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes |= {"restore_signals": False}  # a Python that starts ignores SIGPIPE
     return subprocess.Popen(["main.py"], preexec_fn=run, **pipes | options)
+
+
+def cut_off() -> None:
+    """What a forked process has open leads nowhere from now on, but its standard streams.
+
+    Its numbers stay taken: what is written there, as a log of pytest's, must not go into a file of the new process.
+    Among them is the pipe by which Popen hears of an error.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3, 1000):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            os.dup2(nowhere, number)

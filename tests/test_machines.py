@@ -55,9 +55,9 @@ def test_a_machine_with_other_files_is_refused(how, nodes):
     else:
         (path if how == "is missing" else nodes / "node0" / "images" / "cat.7.jpg").unlink()
     done = train(nodes / "runs", 2, "--train-data-root=images", *SMALL, before=on_machines(nodes))
-    assert done.codes == [2, 2] and not list((nodes / "runs").glob("*")), done
-    assert told(done).count("\n") == 1, done
-    assert "process 1 on node1 has other" in told(done) and f"cat.7.jpg {how}" in told(done), done
+    assert done.codes == [2, 2] and not list((nodes / "runs").glob("*")), str(done)
+    assert told(done).count("\n") == 1, str(done)
+    assert "process 1 on node1 has other" in told(done) and f"cat.7.jpg {how}" in told(done), str(done)
 
 
 def test_weights_that_drift_apart_are_named(nodes):
@@ -67,8 +67,8 @@ def test_weights_that_drift_apart_are_named(nodes):
 
     before = on_machines(nodes, more=at_step(3, 1, damage))
     done = train(nodes / "runs", 2, "--train-data-root=images", *SMALL, before=before)
-    assert done.codes == [1, 1], done
-    assert "after epoch 1 the weights of process 1 on node1 are not those of process 0" in told(done), done
+    assert done.codes == [1, 1], str(done)
+    assert "after epoch 1 the weights of process 1 on node1 are not those of process 0" in told(done), str(done)
     assert told(done).count("not those of process 0") == 1
 
 
@@ -89,7 +89,7 @@ def test_without_a_shared_folder_each_machine_makes_its_data_once(tmp_path):
 
     flags = ["--dataset=Demo", "--train-data-root=data/demo/train", "--cache=disk", *SMALL]
     done = train(tmp_path / "runs", 4, *flags, before=on_machines(tmp_path, 2, count))
-    assert done.codes == [0, 0, 0, 0], done
+    assert done.codes == [0, 0, 0, 0], str(done)
     made = [sorted(path.name for path in tmp_path.glob(f"node{machine}/*-*")) for machine in (0, 1)]
     assert made == [["cached-0", "drawn-0"], ["cached-2", "drawn-2"]]
     assert "waiting for process 2 on node1, which prepares the data of its machine\n" in done.out[0]
@@ -163,9 +163,9 @@ def test_a_job_that_is_queued_again_goes_on_with_its_run(images, tmp_path):  # n
     flags = [f"--train-data-root={images}", *SMALL]
     whole = train(tmp_path / "whole", 1, *flags)
     stopped = train(tmp_path / "runs", 2, *flags, before=by_srun(0, at_step(6, 1, terminate)))
-    assert stopped.codes == [143, 143] and told(stopped).count("stopped by SIGTERM at step 6") == 1, stopped
+    assert stopped.codes == [143, 143] and told(stopped).count("stopped by SIGTERM at step 6") == 1, str(stopped)
     again = train(tmp_path / "runs", 2, *flags, before=by_srun(1))
-    assert again.codes == [0, 0] and "resuming from" in again.out[0], again
+    assert again.codes == [0, 0] and "resuming from" in again.out[0], str(again)
     assert apart(numbers(whole.run), numbers(again.run)) < 1e-9
 
 

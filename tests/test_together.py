@@ -42,14 +42,14 @@ def fail(error: BaseException):
 def test_stopped_and_resumed_with_another_number_of_processes_it_ends_as_if_never_stopped(images, tmp_path):  # noqa: F811
     flags = [f"--train-data-root={images}", "--mixup=0.2", "--ema=0.9"]
     whole = train(tmp_path / "whole", 1, *flags)
-    assert whole.codes == [0], whole
+    assert whole.codes == [0], str(whole)
     stopped = train(tmp_path / "runs", 2, *flags, before=at_step(3, 1, kill(signal.SIGTERM)))
-    assert stopped.codes == [143, 143] and stopped.seconds < 5, stopped
-    assert told(stopped).count("stopped by SIGTERM at step 3") == 1 and not "".join(stopped.err), stopped
+    assert stopped.codes == [143, 143] and stopped.seconds < 5, str(stopped)
+    assert told(stopped).count("stopped by SIGTERM at step 3") == 1 and not "".join(stopped.err), str(stopped)
     again = train(tmp_path / "runs", 1, f"--resume={stopped.run}", before=at_step(7, 0, kill(signal.SIGINT)))
-    assert again.codes == [130], again
+    assert again.codes == [130], str(again)
     last = train(tmp_path / "runs", 3, f"--resume={stopped.run}")
-    assert last.codes == [0, 0, 0], last
+    assert last.codes == [0, 0, 0], str(last)
     assert [line["step"] for line in numbers(last.run) if line["kind"] == "step"] == list(range(1, 13))
     assert apart(numbers(whole.run), numbers(last.run)) < 1e-9
     assert weights_apart(whole.run, last.run) < 1e-8
@@ -63,7 +63,7 @@ def test_the_files_stop_and_save_count_for_all(images, tmp_path):  # noqa: F811
         (trainer.run.folder / "STOP").touch()
 
     done = train(tmp_path, 2, f"--train-data-root={images}", before=at_step(3, 0, ask))
-    assert done.codes == [0, 0] and done.seconds < 5, done
+    assert done.codes == [0, 0] and done.seconds < 5, str(done)
     assert log(done).count("saved at step 3, as asked") == 1 and log(done).count("stopped by") == 1
     assert checkpoints.read(done.run / "step_00000003.pth")["trainer"]["step"] == 3
 
@@ -101,16 +101,16 @@ def test_processes_that_a_user_starts_by_processes(images, tmp_path):  # noqa: F
 )
 def test_what_fails_in_one_ends_all_and_is_told_once(error, said, rank, images, tmp_path):  # noqa: F811
     done = train(tmp_path, 2, f"--train-data-root={images}", before=at_step(3, rank, fail(error)))
-    assert done.codes == [1, 1] and done.seconds < 6, done
-    assert told(done).count("Traceback") <= 1 and len(re.findall(f"^.*{said}", told(done), re.M)) <= 2, done
+    assert done.codes == [1, 1] and done.seconds < 6, str(done)
+    assert told(done).count("Traceback") <= 1 and len(re.findall(f"^.*{said}", told(done), re.M)) <= 2, str(done)
     assert said in told(done)
     assert checkpoints.read(checkpoints.saved_in(done.run)[0])["trainer"]["step"] == 2
 
 
 def test_a_process_that_is_killed_is_named_and_nothing_is_lost(images, tmp_path):  # noqa: F811
     done = train(tmp_path, 4, f"--train-data-root={images}", before=at_step(3, 1, kill(signal.SIGKILL)))
-    assert done.codes == [1, -9, 1, 1] and done.seconds < 6, done
-    assert told(done).count("process 1 is gone without a word") == 1, done
+    assert done.codes == [1, -9, 1, 1] and done.seconds < 6, str(done)
+    assert told(done).count("process 1 is gone without a word") == 1, str(done)
     assert checkpoints.read(checkpoints.saved_in(done.run)[0])["trainer"]["step"] == 2
 
 
@@ -123,8 +123,8 @@ def test_a_process_that_hangs_is_given_up(where, images, tmp_path):  # noqa: F81
 
     flags = [f"--train-data-root={images}", "--data-timeout=2"]
     done = train(tmp_path, 2, *flags, before=at_step(3, 1, hang), wait=3)
-    assert done.codes == [1, -9], done
-    assert told(done).count("no answer from process 1 for 2 s: it hangs, or the link is down") == 1, done
+    assert done.codes == [1, -9], str(done)
+    assert told(done).count("no answer from process 1 for 2 s: it hangs, or the link is down") == 1, str(done)
     assert checkpoints.read(checkpoints.saved_in(done.run)[0])["trainer"]["step"] == 2
 
 
@@ -141,7 +141,7 @@ def test_a_step_without_finite_numbers_in_one_is_left_out_in_all(images, tmp_pat
 
     flags = [f"--train-data-root={images}", "--on-nan=skip", "--max-epoch=1"]
     done = train(tmp_path, 2, *flags, before=at_step(3, 1, spoil))
-    assert done.codes == [0, 0], done
+    assert done.codes == [0, 0], str(done)
     assert log(done).count("skipped step 3") == 1
     skipped = [line.get("skipped") for line in numbers(done.run) if line["kind"] == "step"]
     assert skipped == [None, None, True, None]
@@ -167,9 +167,9 @@ def test_a_launcher_that_starts_them_again_goes_on_with_the_run(images, tmp_path
     flags, env = [f"--train-data-root={images}", "--save-every=2"], {"TORCHELASTIC_RUN_ID": "one"}
     whole = train(tmp_path / "whole", 1, *flags)
     killed = train(tmp_path / "runs", 2, *flags, env=env, before=at_step(6, 0, kill(signal.SIGKILL)))
-    assert killed.codes == [-9, 1], killed
+    assert killed.codes == [-9, 1], str(killed)
     again = train(tmp_path / "runs", 2, *flags, env=env | {"TORCHELASTIC_RESTART_COUNT": "1"})
-    assert again.codes == [0, 0], again
+    assert again.codes == [0, 0], str(again)
     assert apart(numbers(whole.run), numbers(again.run)) < 1e-9
     assert "resuming from" in "".join(again.out)
     other = train(tmp_path / "runs", 2, *flags, "--max-epoch=1", env=env)
@@ -179,7 +179,7 @@ def test_a_launcher_that_starts_them_again_goes_on_with_the_run(images, tmp_path
 def test_a_stop_that_was_asked_for_is_not_started_again(images, tmp_path):  # noqa: F811
     env = {"TORCHELASTIC_RUN_ID": "one"}
     done = train(tmp_path, 2, f"--train-data-root={images}", env=env, before=at_step(3, 1, kill(signal.SIGTERM)))
-    assert done.codes == [0, 0] and "stopped by SIGTERM at step 3" in told(done), done
+    assert done.codes == [0, 0] and "stopped by SIGTERM at step 3" in told(done), str(done)
 
 
 def test_what_cannot_be_is_refused_before_torch_is_there(images, tmp_path, command):  # noqa: F811
@@ -195,5 +195,5 @@ def test_what_cannot_be_is_refused_before_torch_is_there(images, tmp_path, comma
 
 def test_what_process_0_refuses_ends_all(images, tmp_path):  # noqa: F811
     done = train(tmp_path / "runs", 2, f"--train-data-root={images}", "--on-bad-image=skp")
-    assert done.codes == [2, 2] and done.seconds < 6, done
-    assert "".join(done.err).count("--on-bad-image") == 1, done
+    assert done.codes == [2, 2] and done.seconds < 6, str(done)
+    assert "".join(done.err).count("--on-bad-image") == 1, str(done)

@@ -34,6 +34,9 @@ FLAGS = ["--model=shufflenet_v2_x0_5", "--image-size=64", "--scheduler=cosine", 
 
 
 class Torture:
+    launcher: list[str] = []  # words before main.py
+    own_flags = FLAGS
+
     def __init__(self, data: str, times: int, epochs: int, seed: int, folder: Path) -> None:
         self.data, self.times, self.epochs, self.folder, self.random = data, times, epochs, folder, random.Random(seed)
         self.rows: list[tuple[str, int, int, str]] = []
@@ -43,9 +46,9 @@ class Torture:
 
     def start(self, runs: Path, *flags: str, **options) -> subprocess.Popen:
         """A training in `runs`, which goes on with the one there where there is one."""
-        words = [sys.executable, str(ROOT / "main.py"), "train", f"--checkpoint-dir={runs}"]
+        words = [sys.executable, *self.launcher, str(ROOT / "main.py"), "train", f"--checkpoint-dir={runs}"]
         old = run_in(runs)
-        new = [*FLAGS, f"--max-epoch={self.epochs}", f"--train-data-root={self.data}"]
+        new = [*self.own_flags, f"--max-epoch={self.epochs}", f"--train-data-root={self.data}"]
         words += [f"--resume={old}"] if old else new
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
         return subprocess.Popen([*words, *flags], cwd=ROOT, **pipes | options)
@@ -57,11 +60,16 @@ class Torture:
 
     def goes_on(self, runs: Path) -> bool:
         """Whether the training in `runs` can be brought to the end of the undisturbed one."""
-        done = self.train(runs, "--save-every=1", "--num-workers=2", "--data-timeout=300")
-        run = run_in(runs)
-        if done.returncode or record(run) != record(self.whole_run):
+        done = self.train(runs, "--save-every=1", "--data-timeout=300")
+        if done.returncode:
             print(done.out[-500:], done.err, file=sys.stderr)
-            return False
+        return not done.returncode and self.is_whole(runs)
+
+    def is_whole(self, runs: Path) -> bool:
+        """Whether the only run in `runs` is the undisturbed one, bit for bit."""
+        run = run_in(runs)
+        if record(run) != record(self.whole_run):
+            return self.holds(False, f"{run}: another record")
         pairs = [[checkpoints.read(r / n) for r in (run, self.whole_run)] for n in ("last.pth", "best.pth")]
         return all(same(trained(a), trained(b)) for a, b in pairs)
 
@@ -236,6 +244,10 @@ def wait_for_steps(runs: Path, count: int) -> None:
     end = time.monotonic() + 100
     while last_recorded(run_in(runs)) < count and time.monotonic() < end:
         time.sleep(0.05)
+
+
+def descendants_of(pid: int) -> list[int]:
+    return [pid for child in children_of(pid) for pid in (child, *descendants_of(child))]
 
 
 def children_of(pid: int) -> list[int]:
