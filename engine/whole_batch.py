@@ -75,8 +75,6 @@ class WholeBatch(TorchFunctionMode):
             own = isinstance(value, torch.Tensor) and value.dim() and len(value) == count
             return self._spread(value) if own else value
 
-        if name in DROPOUTS:  # never in place: the result is a part of something larger
-            args, kwargs = args[:3], {word: value for word, value in kwargs.items() if word != "inplace"}
         output = func(*map(spread, args), **{word: spread(value) for word, value in kwargs.items()})
         return self._own(output, count)
 

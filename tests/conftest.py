@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-if "TEST_GPU" not in os.environ:  # many tests fork, which a process that has used a GPU cannot do
+# many tests fork, which a process that has used a GPU cannot do
+if "TEST_GPU" in os.environ:
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask whether there is one is to use it, else
+else:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np

@@ -112,6 +112,17 @@ def test_a_step_is_that_of_two_separate_backwards():
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_lie_in_memory_as_their_weights_do():
+    """Else Adam's fused step refuses them on a GPU."""
+    one = gan()
+    losses = {
+        name: sum((p.movedim(0, -1).contiguous() ** 2).sum() for p in net.parameters())
+        for name, net in one.net.named_children()
+    }
+    one._set_gradients(losses, dict.fromkeys(losses, True))
+    assert all(torch.equal(p.grad, 2 * p) and p.grad.stride() == p.stride() for p in one.net.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options, steps", [({"g_every": 3}, [1, 0, 0, 1]), ({"d_every": 2}, [1, 0, 1, 0])])
 def test_each_net_learns_as_often_as_asked(options, steps):

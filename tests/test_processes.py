@@ -78,7 +78,7 @@ def weights_apart(one: Path, other: Path) -> float:
 def test_several_processes_give_the_numbers_of_one(name, use_gpu, images, tmp_path):
     flags = [f"--train-data-root={images}", f"--use-gpu={use_gpu}", *CASES[name]]
     trained = [train(tmp_path / str(processes), processes, *flags) for processes in (1, 2, 3)]
-    assert [some.codes for some in trained] == [[0], [0, 0], [0, 0, 0]], trained
+    assert [some.codes for some in trained] == [[0], [0, 0], [0, 0, 0]], str(trained)
     one, *others = (some.run for some in trained)
     for other in others:
         found = {"numbers": apart(numbers(one), numbers(other)), "weights": weights_apart(one, other)}

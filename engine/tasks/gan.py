@@ -98,8 +98,8 @@ class Gan(Task):
                 p.grad = None
             if steps[name] and learning:
                 grads = torch.autograd.grad(losses[name], learning, retain_graph=name == "discriminator")
-                for p, grad in zip(learning, grads, strict=True):
-                    p.grad = grad
+                for p, grad in zip(learning, grads, strict=True):  # in the layout of p: Adam's fused step wants it so
+                    p.grad = grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
     def _discriminate(self, images: torch.Tensor) -> torch.Tensor:
         """The discriminator's logits (n,) float32, in training."""
