@@ -8,12 +8,14 @@ import ipaddress
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -69,8 +71,12 @@ def joined(processes: int, timeout: float, flags: Mapping[str, Any]) -> Iterator
         children = [_start(replace(found, rank=rank, local_rank=rank), flags) for rank in range(1, processes)]
     try:
         with _one_voice(found):
-            _join(found, listener, timeout)
+            _watched(children, lambda: _join(found, listener, timeout))
             yield
+    except world.LostError:
+        for child in children:
+            _unless_stopped(child.poll())
+        raise
     finally:
         _end(children)
 
@@ -87,6 +93,41 @@ def _start(spot: Place, flags: Mapping[str, Any]) -> subprocess.Popen:
     own |= {"MASTER_ADDR": spot.address, "MASTER_PORT": spot.port, OURS: os.getpid()}
     env = os.environ | {name: str(value) for name, value in own.items()}
     return subprocess.Popen([sys.executable, str(MAIN), "train", *words], env=env, stdin=subprocess.DEVNULL)
+
+
+def _watched(children: list[subprocess.Popen], join: Callable[[], None]) -> None:
+    """`join()`, which would wait for a process that has ended as for one that is late.
+
+    Raises:
+        RunError, Stopped: one has ended before it has joined.
+    """
+    troubles: list[BaseException] = []
+    if not children:
+        return join()
+
+    def run() -> None:
+        try:
+            join()
+        except BaseException as e:
+            troubles.append(e)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+        for rank, child in enumerate(children, 1):
+            code = child.poll() if thread.is_alive() else None
+            _unless_stopped(code)
+            if code is not None:
+                raise RunError(f"process {rank} has ended before it has joined the others, with exit code {code}")
+    for trouble in troubles:
+        raise trouble
+
+
+def _unless_stopped(code: int | None) -> None:
+    """Raises Stopped where a process has ended with this exit code by a signal that asks it to stop."""
+    if code in (-signal.SIGTERM, -signal.SIGINT):
+        raise Stopped(f"stopped by {signal.Signals(-code).name} before the first step", 128 - code)
 
 
 def _end(children: list[subprocess.Popen]) -> None:

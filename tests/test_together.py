@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,7 +14,9 @@ from several import at_step, train
 from started import started
 from test_processes import apart, images, numbers, weights_apart  # noqa: F401
 
+from engine import launch
 from utils import checkpoints, world
+from utils.errors import RunError, Stopped
 
 
 def told(trained) -> str:
@@ -126,6 +129,19 @@ def test_a_process_that_hangs_is_given_up(where, images, tmp_path):  # noqa: F81
     assert done.codes == [1, -9], str(done)
     assert told(done).count("no answer from process 1 for 2 s: it hangs, or the link is down") == 1, str(done)
     assert checkpoints.read(checkpoints.saved_in(done.run)[0])["trainer"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "said"),
+    [("exit 3", RunError, "process 1 has ended .* exit code 3"), ("kill $$", Stopped, "stopped by SIGTERM")],
+)
+def test_a_process_that_ends_before_it_has_joined_is_not_waited_for(end, error, said):
+    begin, done = time.monotonic(), threading.Event()
+    child = subprocess.Popen(["sh", "-c", f"sleep 0.2; {end}"])
+    with pytest.raises(error, match=said):
+        launch._watched([child], lambda: done.wait(60) and None)
+    assert time.monotonic() - begin < 5
+    done.set()
 
 
 def test_a_step_without_finite_numbers_in_one_is_left_out_in_all(images, tmp_path):  # noqa: F811
