@@ -103,7 +103,8 @@ def _watched(children: list[subprocess.Popen], join: Callable[[], None]) -> None
     """
     troubles: list[BaseException] = []
     if not children:
-        return join()
+        join()
+        return
 
     def run() -> None:
         try:
