@@ -45,8 +45,8 @@ class ByProcesses(torture.Torture):
         return [launcher.pid, *found]
 
     def left(self, pids: list[int]) -> list[int]:
-        """Which of them are still there a moment after the launcher has ended."""
-        end = time.monotonic() + 1
+        """Which of them are still there five seconds after the launcher has ended."""
+        end = time.monotonic() + 5
         while (found := [pid for pid in pids if os.path.exists(f"/proc/{pid}")]) and time.monotonic() < end:
             time.sleep(0.05)
         return found
