@@ -71,6 +71,8 @@ def joined(processes: int, timeout: float, flags: Mapping[str, Any]) -> Iterator
         children = [_start(replace(found, rank=rank, local_rank=rank), flags) for rank in range(1, processes)]
     try:
         with _one_voice(found):
+            _check_address(found)
+            _import()
             _watched(children, lambda: _join(found, listener, timeout))
             yield
     except world.LostError:
@@ -194,22 +196,26 @@ def _left(e: BaseException | None) -> dict[str, Any] | None:
     return told
 
 
-def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
-    """Meets the others, and tells world of them.
-
-    Raises:
-        RunError: they do not come. UsageError: process 0 cannot be reached at its address.
+def _import() -> None:
+    """Imports what a training needs: a module that came later might keep a group as a default argument, and so its
+    links open. Called on the main thread, as the profiler wants it.
     """
-    _check_address(spot)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = spot.address, str(spot.port)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its warnings of lost links are told by us, in one line
-    # first: a module that is imported later may keep the group as a default argument, and so its links open
     import torch.distributed.nn  # noqa: F401
-    from torch import distributed as dist
 
     import engine.loop
     import engine.setup  # noqa: F401
 
+
+def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
+    """Meets the others, and tells world of them.
+
+    Raises:
+        RunError: they do not come.
+    """
+    from torch import distributed as dist
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = spot.address, str(spot.port)
     limit = timedelta(seconds=JOINING)
     try:
         if listener:
