@@ -4,7 +4,6 @@ torchrun or srun starts them, on one machine or on several, and tells each by it
 program starts those of its own machine (`--processes`): the exit code, the terminal and the debugger stay its own.
 """
 
-import ipaddress
 import json
 import os
 import secrets
@@ -22,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from engine.addresses import address_towards, check_address, choose_interface
 from utils import world
 from utils.errors import OneLineError, RunError, Stopped, UsageError
 from utils.launchers import Place, die_with_parent, place
@@ -29,7 +29,6 @@ from utils.options import dashed
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 JOINING = 300.0  # seconds until all must have come
-NAMED = 30.0  # seconds within which process 0 must be found: where it is on this machine, it may still import torch
 ANSWER = 1.0  # seconds that process 0 waits for the others to take notice of its end
 ENDING = 5.0  # seconds that the processes started here may take to end after the first one
 OURS = "STARTED_BY_PROCESS_0"  # in the environment of the processes that this program starts
@@ -71,7 +70,7 @@ def joined(processes: int, timeout: float, flags: Mapping[str, Any]) -> Iterator
         children = [_start(replace(found, rank=rank, local_rank=rank), flags) for rank in range(1, processes)]
     try:
         with _one_voice(found):
-            _check_address(found)
+            check_address(found)
             _import()
             _watched(children, lambda: _join(found, listener, timeout))
             yield
@@ -229,7 +228,7 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
         else:
             store, *_ = next(dist.rendezvous("env://", spot.rank, spot.size, timeout=limit))
         word, others = _introduced(spot, dist.PrefixStore("places", store), timeout)
-        _choose_interface(spot, others)
+        choose_interface(spot, others)
         store = dist.PrefixStore(word, store)
         found = _world(spot, others, store)
         limit = found.limit
@@ -244,29 +243,6 @@ def _join(spot: Place, listener: socket.socket | None, timeout: float) -> None:
             f"{limit.total_seconds():.0f} s ({' '.join(str(e).split())[:200]})"
         ) from e
     world.now = found
-
-
-def _check_address(spot: Place) -> None:
-    """Refuses an address of process 0 that leads nowhere from another machine, or to that machine itself.
-
-    Two launchers may share a machine: then process 0 answers there.
-    """
-    found, end = "", time.monotonic() + NAMED
-    while spot.machine and time.monotonic() < end:
-        with suppress(OSError):
-            found = str(socket.getaddrinfo(spot.address, None)[0][4][0])
-            if not ipaddress.ip_address(found).is_loopback:
-                return
-            socket.create_connection((spot.address, spot.port), timeout=1).close()
-            return
-        time.sleep(0.2)
-    if spot.machine:
-        here = socket.gethostname()
-        what = f"which on {here} is this machine itself" if found else f"a name that {here} does not know"
-        raise UsageError(
-            f"process 0 is to be at {spot.address}, {what}: give an address that reaches it from here: "
-            "`torchrun --local-addr=ADDRESS` on its machine, MASTER_ADDR for srun"
-        )
 
 
 def _world(spot: Place, others: list[dict[str, Any]], store: Any) -> world.World:
@@ -295,7 +271,7 @@ def _introduced(spot: Place, store: Any, timeout: float) -> tuple[str, list[dict
     word with what it has read of all, until each has found itself in it and said so.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    own = {"host": socket.gethostname(), "machine": spot.machine, "address": _address_towards(spot.address)}
+    own = {"host": socket.gethostname(), "machine": spot.machine, "address": address_towards(spot.address)}
     own |= {"cores": cores, "timeout": timeout, "nonce": secrets.token_hex(8)}
     store.set(f"place/{spot.rank}", json.dumps(own))
     end, offered, word = time.monotonic() + JOINING, [""], ""
@@ -316,39 +292,3 @@ def _introduced(spot: Place, store: Any, timeout: float) -> tuple[str, list[dict
                     return word, [json.loads(text) for text in places]
         time.sleep(0.02)
     raise RuntimeError("not all processes have come")
-
-
-def _choose_interface(spot: Place, others: list[dict[str, Any]]) -> None:
-    """Has gloo use the network by which this machine reaches the others; else it takes that of the machine's name,
-    which often is 127.0.0.1. On one machine it is the loopback: no name has to be known.
-    """
-    if "GLOO_SOCKET_IFNAME" in os.environ:
-        return
-    far = [one["address"] for one in others if one["machine"] != spot.machine]
-    goal = far[0] if far and spot.machine == others[0]["machine"] else spot.address
-    interface = _interface(_address_towards(goal)) if far else "lo"
-    if interface in [name for _, name in socket.if_nameindex()]:
-        os.environ["GLOO_SOCKET_IFNAME"] = interface
-
-
-def _address_towards(address: str) -> str:
-    """The address of this machine from which it reaches another one; nothing is sent."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))
-        return probe.getsockname()[0]
-    return "127.0.0.1"
-
-
-def _interface(address: str) -> str:
-    """The network interface that has this address; "" where that is not known."""
-    if sys.platform != "linux":
-        return ""
-    import fcntl
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):
-                request = fcntl.ioctl(probe, 0x8915, name.encode()[:15].ljust(256, b"\0"))  # SIOCGIFADDR
-                if socket.inet_ntoa(request[20:24]) == address:
-                    return name
-    return ""

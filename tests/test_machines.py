@@ -15,7 +15,7 @@ from test_together import told
 
 from data import cache
 from data.demo import drawing
-from engine import launch
+from engine import addresses
 from utils import world
 from utils.errors import UsageError
 from utils.launchers import Place, place
@@ -105,23 +105,23 @@ def spot(address: str, port: int, machine: int = 1) -> Place:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "localhost"])
 def test_an_address_that_leads_back_is_refused_unless_process_0_is_there(address, monkeypatch):
-    monkeypatch.setattr(launch, "NAMED", 0.2)
+    monkeypatch.setattr(addresses, "NAMED", 0.2)
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
-        launch._check_address(spot(address, port))
+        addresses.check_address(spot(address, port))
     with pytest.raises(UsageError, match=f"{address}, which on .* is this machine itself: .* --local-addr=ADDRESS"):
-        launch._check_address(spot(address, port))
-    launch._check_address(spot(address, port, machine=0))
+        addresses.check_address(spot(address, port))
+    addresses.check_address(spot(address, port, machine=0))
 
 
 def test_a_name_that_is_not_known_is_refused(monkeypatch):
     def unknown(*args: object) -> list:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(launch, "NAMED", 0.1)
+    monkeypatch.setattr(addresses, "NAMED", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(UsageError, match="process 0 is to be at node0, a name that .* does not know: "):
-        launch._check_address(spot("node0", 29500))
+        addresses.check_address(spot("node0", 29500))
 
 
 # ---- SLURM
