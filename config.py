@@ -29,6 +29,7 @@ JUDGE = ("val", "test", "features", "explain", "report")
 USE = (*JUDGE, "generate")
 SUM = ("summary",)
 RUNS = ("runs", "report", "replay")  # take run folders
+SWEEP = ("sweep",)
 # options that may name code of the user's
 CODE = ("model", "dataset", "optimizer", "scheduler", "metrics", "sinks")
 warnings.filterwarnings("ignore", message='Field name "json"')  # as the flag is called
@@ -75,13 +76,16 @@ class Experiment(Options):
     pretrained: bool = option(False, ("train",))
     """start from published weights (torchvision's or timm's cache, or the file --load-path)"""
 
-    resume: PathText | None = option(None, ("train",))
-    """run folder to resume (last: the newest run); its options are kept, flags override them"""
+    resume: PathText | None = option(None, ("train", "sweep"))
+    """run folder to resume (last: the newest run); its options are kept, flags override them; for sweep: its name"""
+
+    name: str | None = option(None, ("train", "sweep"), exclude=True)
+    """name of the run folder; None: MODEL_DATASET_MMDD_HHMMSS; for sweep: of its folder"""
 
     seed: int = option(0, (*LEARN, "generate"), ge=0, lt=2**31)
     """fixes the split, the order, the augmentation and the first weights; for generate: the latents"""
 
-    checkpoint_dir: PathText = option("checkpoints", ("train", "check", "runs", "replay", "summary", *USE))
+    checkpoint_dir: PathText = option("checkpoints", ("train", "check", "runs", "replay", "summary", "sweep", *USE))
     """where run folders are made, and where load_path=last and resume=last look"""
 
 
@@ -348,6 +352,26 @@ class Runs(Options):
     """the view that a run is drawn in again: visdom, tensorboard, or a sink of yours, path/to/file.py:Class"""
 
 
+class Sweep(Options):
+    trials: int = option(20, SWEEP, ge=1)
+    """how many trials there are in the end, by all workers together"""
+
+    sampler: Literal["tpe", "random", "grid"] = option("tpe", SWEEP)
+    """how points are chosen; tpe: more where trials were good; grid: all combinations of choices, in order"""
+
+    pruner: Literal["median", "hyperband", "none"] = option("median", SWEEP)
+    """which trials end early; median: those below the median of the others at the same epoch"""
+
+    seeds: int = option(1, SWEEP, ge=1)
+    """runs of each trial, with seed, seed + 1, ...; their mean counts"""
+
+    hours: float | None = option(None, SWEEP, gt=0)
+    """begin no trial that would not end within so many hours"""
+
+    workers: int = option(1, SWEEP, ge=1)
+    """processes of this machine that train trials, which share its cores and GPUs"""
+
+
 class Diagnosis(Options):
     watch: bool = option(False, ("train",))
     """look into each layer at every print_freq-th step: spread of outputs and gradients, updates, dead units"""
@@ -378,7 +402,7 @@ class Diagnosis(Options):
 GROUPS = (
     *(Experiment, Data, Augmentation, Training),
     *(Optimization, Classification, Gan, Generate),
-    *(Machine, Output, Runs, Diagnosis),
+    *(Machine, Output, Runs, Sweep, Diagnosis),
 )
 
 

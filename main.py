@@ -21,6 +21,7 @@ from commands.replay import replay
 from commands.report import report
 from commands.runs import runs
 from commands.summary import summary
+from commands.sweep import sweep
 from commands.test import test
 from commands.train import train
 from commands.val import val
@@ -40,7 +41,7 @@ def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-ALL = (train, val, test, generate, explain, features, check, bench, summary, runs, report, replay, help)
+ALL = (train, sweep, val, test, generate, explain, features, check, bench, summary, runs, report, replay, help)
 COMMANDS = {command.__name__: command for command in ALL}
 
 

@@ -8,7 +8,7 @@ import models
 from cli import foreign, presets
 from config import LEARN, USE, Config
 from utils import registry, torch_optim
-from utils.errors import UsageError, nearest
+from utils.errors import NoEffectError, UsageError, nearest
 from utils.options import dashed
 
 FORMER_DEFAULTS = {"momentum": 0.9, "nesterov": True}  # in the config.yaml of runs before 2026-11-25
@@ -147,10 +147,11 @@ def _check_task(opt: Config, places: Mapping[str, str]) -> None:
             what = _where(name, places)
             group = Config.group_of(name)
             ours = foreign.answer("learning_rate", "", allowed("train", opt.model)) if name.startswith("lr") else ""
-            raise UsageError(
+            raise NoEffectError(
                 f"{what} has no effect on {opt.model}: it is an option of {group}, and the task {task.name} "
                 f"reads {', '.join(task.constants.get('option_groups', ())) or 'none of these groups'}"
-                + (f"; {ours}" if ours else "")
+                + (f"; {ours}" if ours else ""),
+                name,
             )
 
 
@@ -162,7 +163,7 @@ def _check_arguments(opt: Config, places: Mapping[str, str]) -> None:
         if asked and taken is not None and name not in taken:
             own = [n for n in Config.fields() if Config.extra(n)["model_argument"] and n in taken]
             also = f", which takes {', '.join(own)}" if own else ""
-            raise UsageError(f"{_where(name, places)} has no effect on {opt.model}{also}")
+            raise NoEffectError(f"{_where(name, places)} has no effect on {opt.model}{also}", name)
     models.check_arguments(opt.model, opt.model_args)
 
 
@@ -195,4 +196,4 @@ def _check_effect(command: str, opt: Config, places: Mapping[str, str], saved: M
         # what repeats the default or the saved run, as a run's config.yaml does, asks for nothing
         idle = getattr(opt, name) in (Config.default_of(name), saved.get(name), FORMER_DEFAULTS.get(name))
         if flag or (place and not idle and not overridden):
-            raise UsageError(f"{_where(name, places)} has no effect: {reason}")
+            raise NoEffectError(f"{_where(name, places)} has no effect: {reason}", name)

@@ -22,7 +22,7 @@ from utils.progress import coloured
 
 
 class Run:
-    """A folder checkpoints/<model>_<dataset>_<MMDD_HHMMSS>/, the files that a training adds to, and its views.
+    """A folder checkpoints/<model>_<dataset>_<MMDD_HHMMSS>/, or <--name>/, the files that a training adds to, its views.
 
     Usable as a path: `val(load_path=run)`.
 
@@ -50,7 +50,10 @@ class Run:
         model = opt.model.rpartition(":")[2].replace("/", "_")  # of an external one the class, of timm/NAME timm_NAME
         dataset = (opt.dataset or "").rpartition(":")[2]
         with files.disk_errors_as_failure(parent):
-            folder = _named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}")
+            if opt.name:
+                folder = hidden.rename(parent / opt.name)
+            else:
+                folder = _named(hidden, f"{model}_{dataset}_{time.strftime('%m%d_%H%M%S')}")
         return cls._open(folder, opt, Record(folder / "metrics.jsonl"))
 
     @classmethod

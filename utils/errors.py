@@ -20,6 +20,14 @@ class UsageError(OneLineError):
     """A wrong input: what is wrong, where, what was expected, what to type. Exit code 2."""
 
 
+class NoEffectError(UsageError):
+    """An option that the others leave without effect: `option`."""
+
+    def __init__(self, message: str, option: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 class RunError(OneLineError):
     """The machine or the numbers fail in the middle of the work: what, where, the remedy. Exit code 1."""
 

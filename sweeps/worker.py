@@ -1,0 +1,267 @@
+"""One worker of a sweep: takes trials until there are enough, trains each as a process of its own, tells what it sees.
+
+A trial whose worker has died is taken up again, from its newest checkpoint and under its own number.
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runs import history
+from sweeps import study
+from sweeps.folder import Claim, Sweep, Trial
+from sweeps.space import Space, options_at, size
+from utils.errors import Stopped, UsageError
+from utils.launchers import die_with_parent
+from utils.text import one_line
+
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
+POLL = 0.2  # seconds between two looks at a trial that trains
+WAIT = 2.0  # seconds between two looks at trials of other workers
+
+
+class Worker:
+    """Args: hours: begin no trial that would not end within so many. machine: flags and environment of its trials."""
+
+    def __init__(
+        self, sweep: Sweep, space: Space, hours: float | None, flags: list[str], env: dict[str, str], quiet: bool
+    ) -> None:
+        self.sweep, self.space, self.flags, self.env, self.quiet = sweep, space, flags, env, quiet
+        self.total = int(min(sweep.plan.trials, size(space)))
+        self.end = time.time() + hours * 3600 if hours else None
+        self.process: subprocess.Popen | None = None
+        self.told: set[int] = set()
+        self.bar = tqdm(total=self.total, unit="trial", disable=None if not quiet else True, file=sys.stdout)
+
+    def work(self) -> None:
+        """Until all trials have ended.
+
+        Raises:
+            Stopped: by a signal; the trial at hand has saved, and goes on where the sweep does.
+        """
+        with self._stoppable(), self.bar:
+            while True:
+                trials = self.tell()
+                open_trials = [trial for trial in trials if not trial.ended]
+                if any(self._take(trial) for trial in open_trials):
+                    continue
+                if len(trials) < self.total and not self._too_late(trials):
+                    if not self._begin(trials):
+                        return
+                elif not open_trials:
+                    return
+                else:
+                    time.sleep(WAIT)  # of others, who may die
+
+    def tell(self) -> list[Trial]:
+        """A line for each trial that has ended since; returns all."""
+        trials = self.sweep.trials()
+        for trial in trials:
+            if trial.ended and trial.number not in self.told:
+                self.told.add(trial.number)
+                self.bar.update()
+                if not self.quiet:
+                    tqdm.write(line(trial, self.falls(trials), trials), file=sys.stdout)
+        return trials
+
+    def falls(self, trials: list[Trial]) -> bool:
+        """Whether less of the monitored metric is better, as the first run says."""
+        found = (history.read(trial.run()) for trial in trials)
+        return next((past.falls for past in found if past), False)
+
+    def _begin(self, trials: list[Trial]) -> bool:
+        """Begins the next trial; False where there is no further point."""
+        plan = self.sweep.plan
+        point = study.suggest(self.space, trials, plan.sampler, plan.seed, self.falls(trials))
+        if point is None:
+            self.total = len(trials)
+            return any(not trial.ended for trial in trials)
+        try:
+            options, _ = options_at(plan.fixed, point)
+        except UsageError as e:
+            trial = self.sweep.claim_new(len(trials), point, {**plan.fixed, **point})
+            if trial:
+                trial.ended, trial.why = "failed", str(e)
+                self.sweep.end(trial)
+            return True
+        if trial := self.sweep.claim_new(len(trials), point, options):
+            self._take(trial)
+        return True
+
+    def _take(self, trial: Trial) -> bool:
+        """Trains a trial that has no living worker; whether it was so."""
+        with self.sweep.working_on(trial) as claim:
+            if claim:
+                self._train(trial, claim)
+            return claim is not None
+
+    def _train(self, trial: Trial, claim: Claim) -> None:
+        results: list[tuple[float, int]] = []
+        for seed in range(self.sweep.plan.seeds):
+            past = history.read(trial.run(seed))
+            if not (past and past.status == "finished"):
+                ended, why = self._run(trial, seed, claim)
+                if claim.lost:
+                    return
+                if ended != "complete":
+                    trial.ended, trial.why = ended, why
+                    break
+            past = history.read(trial.run(seed))
+            if not (past and past.best):
+                trial.ended, trial.why = "failed", "the monitored metric was a number in no epoch"
+                break
+            trial.seconds += past.seconds
+            results.append((past.best[f"val_{past.monitor}"], past.best["epoch"]))
+            if seed == 0:
+                trial.values = values_of(past)
+                if self.sweep.plan.seeds > 1 and self._is_poor(trial, past):
+                    trial.ended = "pruned"
+                    break
+        if results:
+            numbers = [value for value, _ in results]
+            trial.value, trial.epoch = statistics.fmean(numbers), results[0][1]
+            trial.spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+        elif trial.values:
+            trial.value = (min if self.falls([trial]) else max)(trial.values.values())
+        trial.ended = trial.ended or "complete"
+        self.sweep.end(trial)
+        if trial.ended == "pruned":
+            keep_newest(trial.run())
+
+    def _run(self, trial: Trial, seed: int, claim: Claim) -> tuple[str, str]:
+        """Trains one seed of a trial to its end; how it has ended, and why."""
+        run, sweep = trial.run(seed), self.sweep
+        errors = sweep.folder / ".workers" / f"{run.name}.txt"
+        words = (
+            [f"--resume={run}"]
+            if run.exists()
+            else [
+                f"--config={sweep.folder / trial.name}.yaml",
+                f"--name={run.name}",
+                f"--seed={sweep.plan.seed + seed}",
+            ]
+        )
+        with errors.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, str(MAIN), "train", *words, f"--checkpoint-dir={sweep.folder}", *self.flags],
+                env=os.environ | self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,  # Ctrl-C comes from here, once
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            )
+            pruned = self._watch(trial, run, claim, prune=seed == 0)
+        code, self.process = self.process.returncode, None
+        words_of_it = errors.read_text(errors="replace").strip().splitlines()
+        errors.unlink()
+        past = history.read(run)
+        if pruned:
+            return "pruned", ""
+        if code == 0:
+            stopped = past is None or past.status != "finished"
+            return ("pruned", "stopped by its user") if stopped else ("complete", "")
+        if code < 0:
+            return "failed", f"killed by {signal.Signals(-code).name}: out of memory?"
+        return "failed", one_line(words_of_it[-1].removeprefix("main.py: ")) if words_of_it else f"exit code {code}"
+
+    def _watch(self, trial: Trial, run: Path, claim: Claim, prune: bool) -> bool:
+        """Waits for the process; whether the trial was pruned."""
+        assert self.process
+        pruned, size_seen, told = False, -1, time.monotonic()
+        while self.process.poll() is None:
+            time.sleep(POLL)
+            if claim.lost:
+                self.process.kill()
+                self.process.wait()
+                return False
+            if time.monotonic() > told + WAIT:
+                self.tell()
+                told = time.monotonic()
+            record = run / "metrics.jsonl"
+            with suppress(OSError):
+                if prune and not pruned and (size_now := record.stat().st_size) != size_seen:
+                    size_seen = size_now
+                    pruned = self._prune(trial, run)
+        return pruned or (prune and self._prune(trial, run))
+
+    def _prune(self, trial: Trial, run: Path) -> bool:
+        """Reports the epochs that are new; stops the run where it is not worth going on."""
+        past = history.read(run)
+        if past is None or past.done >= past.max_epoch:
+            return False
+        for epoch, value in values_of(past).items():
+            if epoch not in trial.values:
+                trial.values[epoch] = value
+                if self._is_poor(trial, past):
+                    (run / "STOP").touch()
+                    return True
+        return False
+
+    def _is_poor(self, trial: Trial, past: history.History) -> bool:
+        plan = self.sweep.plan
+        return study.should_prune(self.space, self.sweep.trials(), trial, plan.pruner, past.max_epoch, past.falls)
+
+    def _too_late(self, trials: list[Trial]) -> bool:
+        """Whether a further trial would end after the hours that were given."""
+        if self.end is None:
+            return False
+        times = [trial.seconds for trial in trials if trial.ended == "complete"]
+        expected = statistics.median(times) if times else 0.0
+        return time.time() + expected > self.end
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C stop the trial at hand first, which saves."""
+
+        def stop(number: int, _: object) -> None:
+            raise Stopped(signal.Signals(number).name, 128 + number)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self.process and self.process.poll() is None:
+                self.process.terminate()
+                self.process.wait()
+
+
+def values_of(past: history.History) -> dict[int, float]:
+    """The monitored metric of each epoch."""
+    return {epoch["epoch"]: epoch[f"val_{past.monitor}"] for epoch in past.scored}
+
+
+def keep_newest(run: Path) -> None:
+    """Leaves a pruned run one checkpoint to be resumed from."""
+    for path in sorted(run.glob("step_*.pth"))[:-1]:
+        path.unlink(missing_ok=True)
+    (run / "STOP").unlink(missing_ok=True)
+
+
+def best_of(trials: list[Trial], falls: bool) -> Trial | None:
+    """The best of the trials that are complete."""
+    done = [trial for trial in trials if trial.ended == "complete" and trial.value is not None]
+    return max(done, key=lambda t: (-t.value if falls else t.value, -t.number), default=None)  # type: ignore[operator]
+
+
+def line(trial: Trial, falls: bool, trials: list[Trial]) -> str:
+    """What is told of a trial that has ended."""
+    point = "  ".join(f"{name} {value}" for name, value in trial.point.items())
+    told = f"trial {trial.number:<3} {trial.ended:<8}"
+    if trial.value is not None:
+        spread = f" ± {trial.spread:.4f}" if trial.spread is not None else ""
+        told += f"  {trial.value:.4f}{spread}"
+    if trial.ended == "pruned" and trial.values:
+        told += f" (epoch {max(trial.values)})"
+    star = "*" if best_of(trials, falls) is trial else ""
+    return f"{told}{star}  {point}" + (f"  {trial.why}" if trial.why else "")
