@@ -57,6 +57,13 @@ def check_address(address: str) -> str:
     return parts.geturl().rstrip("/")
 
 
+def check_name(name: str | None) -> str | None:
+    """The name of a folder, which is no path."""
+    if name is not None and (not name or name[0] == "." or "/" in name or "\\" in name or not name.isprintable()):
+        raise ValueError("expected a name of letters, digits, - and _")
+    return name
+
+
 Model = Annotated[str, by_name(models.find)]
 Dataset = Annotated[str, by_name(data.find)]
 Optimizer = Annotated[str, by_name(torch_optim.find)]
@@ -81,6 +88,8 @@ class Experiment(Options):
 
     name: str | None = option(None, ("train", "sweep"), exclude=True)
     """name of the run folder; None: MODEL_DATASET_MMDD_HHMMSS; for sweep: of its folder"""
+
+    _check_name = field_validator("name")(check_name)
 
     seed: int = option(0, (*LEARN, "generate"), ge=0, lt=2**31)
     """fixes the split, the order, the augmentation and the first weights; for generate: the latents"""

@@ -100,11 +100,11 @@ def _begin(opt: Config, theirs: dict[str, Any]) -> Any:
     if not opt.name:
         raise UsageError("name the sweep: --name=NAME makes the folder --checkpoint-dir/NAME")
     fixed, space = spaces.split(theirs)
+    spaces.check(fixed, space)
     if not space:
         raise UsageError(
             "nothing is searched: give an option a range, as --lr=1e-4..1e-1, or some values, as --ema=0,0.99"
         )
-    spaces.check(fixed, space)
     if opt.sampler == "grid" and spaces.points(space) is None:
         name = next(name for name, part in space.items() if isinstance(part, spaces.Range))
         raise UsageError(f"--sampler=grid takes values, not a range: --{dashed(name)}=A,B,C")

@@ -49,6 +49,10 @@ def train(**flags: Any) -> Any:
 def _resolve(flags: dict[str, Any]) -> tuple[Config, Path | None, Path | None]:
     """The options, the run folder to resume, and the weights to start from; what is wrong is refused here."""
     opt, folder = resume.resolve_options(flags)
+    if opt.name and "resume" in flags:
+        raise UsageError("--name has no effect on a run that is resumed: it has its own")
+    if opt.name and folder is None and (named := Path(opt.checkpoint_dir, opt.name)).exists():
+        raise UsageError(f"{named} is there already: give another --name, or go on with --resume={named}")
     launch.check(opt.processes, opt.dry_run)
     sinks.check(opt)
     resumes = folder is not None and checkpoints.saved_in(folder)

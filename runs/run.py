@@ -22,7 +22,7 @@ from utils.progress import coloured
 
 
 class Run:
-    """A folder checkpoints/<model>_<dataset>_<MMDD_HHMMSS>/, or <--name>/, the files that a training adds to, its views.
+    """A folder checkpoints/<model>_<dataset>_<MMDD_HHMMSS>/, or <name>/, the files that a training adds to, its views.
 
     Usable as a path: `val(load_path=run)`.
 

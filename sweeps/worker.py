@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -150,15 +151,8 @@ class Worker:
             ]
         )
         with errors.open("w") as said:
-            self.process = subprocess.Popen(
-                [sys.executable, str(MAIN), "train", *words, f"--checkpoint-dir={sweep.folder}", *self.flags],
-                env=os.environ | self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,  # Ctrl-C comes from here, once
-                preexec_fn=die_with_parent if sys.platform == "linux" else None,
-            )
+            words = [*words, f"--checkpoint-dir={sweep.folder}", *self.flags]
+            self.process = start_training(words, os.environ | self.env, said)
             pruned = self._watch(trial, run, claim, prune=seed == 0)
         code, self.process = self.process.returncode, None
         words_of_it = errors.read_text(errors="replace").strip().splitlines()
@@ -234,6 +228,19 @@ class Worker:
             if self.process and self.process.poll() is None:
                 self.process.terminate()
                 self.process.wait()
+
+
+def start_training(words: list[str], env: dict[str, str], stderr: IO) -> subprocess.Popen:
+    """`main.py train WORDS`, in a session of its own: Ctrl-C reaches it through the worker, once."""
+    return subprocess.Popen(
+        [sys.executable, str(MAIN), "train", *words],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # it is in the run's log.txt
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+    )
 
 
 def values_of(past: history.History) -> dict[int, float]:
