@@ -377,8 +377,8 @@ class Sweep(Options):
     hours: float | None = option(None, SWEEP, gt=0)
     """begin no trial that would not end within so many hours"""
 
-    workers: int = option(1, SWEEP, ge=1)
-    """processes of this machine that train trials, which share its cores and GPUs"""
+    parallel: int = option(1, SWEEP, ge=1)
+    """trials that train at a time on this machine, which share its cores and GPUs"""
 
 
 class Diagnosis(Options):

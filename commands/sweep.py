@@ -34,7 +34,7 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
         python main.py sweep --config=demo --model=LeNet --lr=1e-4..1e-1 --optimizer=SGD,AdamW --trials=8 --name=first
         python main.py sweep --resume=first --trials=16
     """
-    own, theirs = _split(flags)
+    own, theirs = split(flags)
     opt = resolve("sweep", own)
     from sweeps import space as spaces
     from sweeps.folder import Sweep
@@ -49,8 +49,8 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
         found = _begin(opt, theirs)
     plan = found.plan
     _, space = spaces.split(plan.searched)
-    number, count = map(int, os.environ.get(OF_WORKER, f"0/{opt.workers}").split("/"))
-    others = [_start(found.folder, opt, i) for i in range(1, opt.workers)] if OF_WORKER not in os.environ else []
+    number, count = map(int, os.environ.get(OF_WORKER, f"0/{opt.parallel}").split("/"))
+    others = [_start(found.folder, opt, i) for i in range(1, opt.parallel)] if OF_WORKER not in os.environ else []
     own_flags, env = _share(number, count)
     worker = Worker(found, space, opt.hours, own_flags, env, quiet=bool(number))
     try:
@@ -69,7 +69,7 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
     return _summary(found, worker)
 
 
-def _split(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of the sweep, and those of its trainings; of the preset, too."""
     values = {}
     if (config := flags.get("config")) is not None:
@@ -125,7 +125,7 @@ def _start(folder: Path, opt: Config, number: int) -> subprocess.Popen:
     words = [f"--resume={folder}", f"--trials={opt.trials}", *([f"--hours={opt.hours}"] if opt.hours else [])]
     return subprocess.Popen(
         [sys.executable, str(MAIN), "sweep", *words],
-        env=os.environ | {OF_WORKER: f"{number}/{opt.workers}"},
+        env=os.environ | {OF_WORKER: f"{number}/{opt.parallel}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         preexec_fn=launchers.die_with_parent if sys.platform == "linux" else None,
