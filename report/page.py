@@ -10,7 +10,18 @@ from utils.text import counted, without_home
 
 # files of report/sections/, in the order of the page
 OF_IMAGES = ("mistakes", "heatmaps", "wrong_labels", "near_duplicates", "reliability", "roc")  # these need the net
-SECTIONS = ("headline", "curves", "watch", "options", "confusion", *OF_IMAGES, "pictures", "features", "repeat")
+SECTIONS = (
+    "headline",
+    "sweep",
+    "curves",
+    "watch",
+    "options",
+    "confusion",
+    *OF_IMAGES,
+    "pictures",
+    "features",
+    "repeat",
+)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded
 HERE = Path(__file__).parent
 

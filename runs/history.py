@@ -19,6 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 FALLING = ("loss", "distance", "error")  # metrics of which less is better end so
+OF_FOLDERS = ("metrics.jsonl", "sweep.yaml")  # of runs, and of sweeps
 TAIL = 4096  # bytes of log.txt in which its last words are
 BEGINNINGS = (b'\n{"kind": "start"', b'\n{"kind": "resume"', b'\n{"kind": "epoch"')
 
@@ -170,7 +171,8 @@ def each(folder: str | Path) -> Iterator[History]:
 
 
 def find(words: tuple[Any, ...], runs: str | Path) -> list[History]:
-    """The runs that `words` mean, with their steps: paths, names of folders in `runs`, or `last`, the newest one.
+    """The runs that `words` mean, with their steps: paths, names of folders in `runs`, or `last`, the newest one; of a
+    sweep the first run of each trial.
 
     Raises:
         UsageError: none is named, or one is no run; gives the nearest name.
@@ -178,8 +180,12 @@ def find(words: tuple[Any, ...], runs: str | Path) -> list[History]:
     histories: list[History] = []
     for word in map(os.fspath, words):
         folder = checkpoints.newest(runs, "metrics.jsonl") if word == "last" else Path(os.path.expanduser(word))
-        if not (folder / "metrics.jsonl").is_file() and (Path(runs) / word / "metrics.jsonl").is_file():
-            folder = Path(runs) / word
+        if not any((folder / name).is_file() for name in OF_FOLDERS):
+            folder = next((Path(runs, word) for n in OF_FOLDERS if Path(runs, word, n).is_file()), folder)
+        if (folder / "sweep.yaml").is_file():
+            trials = (read(path.with_suffix(""), steps=True) for path in sorted(folder.glob("trial_*.yaml")))
+            histories += [trial for trial in trials if trial]
+            continue
         history = read(folder, steps=True)
         if history is None:
             known = ["last", *(path.parent.name for path in Path(runs).glob("[!.]*/metrics.jsonl"))]

@@ -75,7 +75,9 @@ def importance(space: Space, trials: Sequence[Trial], falls: bool) -> dict[str, 
     if len(done) < 4 or len(space) < 2 or len({trial.value for trial in done}) < 2:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return dict(optuna.importance.get_param_importances(_study(space, trials, falls), evaluator=evaluator))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of options that few trials have
+        return dict(optuna.importance.get_param_importances(_study(space, trials, falls), evaluator=evaluator))
 
 
 def _study(space: Space, trials: Sequence[Trial], falls: bool, sampler: Any = None, pruner: Any = None) -> Any:

@@ -323,3 +323,14 @@ def test_a_poor_trial_is_pruned_and_can_be_resumed_by_hand(run_sweep, tmp_path, 
     run = tmp_path / "one" / "trial_001"
     assert len(list(run.glob("step_*.pth"))) == 1 and not (run / "STOP").exists()
     assert folder.LOST > 2 * folder.BEAT
+
+
+def test_the_page_of_a_sweep_shows_its_trials(run_sweep, tmp_path, command):
+    assert run_sweep("--lr=1e-4..1e-1", "--optimizer=SGD,AdamW", "--trials=5")[0] == 0
+    path = tmp_path / "page.html"
+    code, out, err = command("report", "one", "--no-gallery", f"--report-file={path}", f"--checkpoint-dir={tmp_path}")
+    assert code == 0 and not err, err
+    page = path.read_text()
+    assert "What mattered" in page and "5 complete." in page and page.count('class="line c0 faint"') >= 4
+    best = max(ended(tmp_path / "one"), key=lambda told: told["value"])
+    assert f"{best['value']:.2%}" in page and f"{tmp_path}/one/trial_00" in page
