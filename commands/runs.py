@@ -27,6 +27,7 @@ def runs(*words: Any, **flags: Any) -> list[dict[str, Any]]:
     """
     opt = resolve("runs", flags)
     from runs import compare, layout, noise, selection, table
+    from sweeps import results
 
     compare.check_options(opt, words)
     found = compare.read(words, opt.checkpoint_dir) if words else table.read_all(opt.checkpoint_dir)
@@ -37,6 +38,8 @@ def runs(*words: Any, **flags: Any) -> list[dict[str, Any]]:
         print(layout.to_csv(records) if opt.csv else layout.to_json(records))
     else:
         print((compare if words else layout).to_text(rows, against, layout.terminal_width()))
+        for line in () if words else results.lines(opt.checkpoint_dir):
+            print(line)
     if words and rows:
         from runs import curves
 

@@ -66,7 +66,7 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
             other.wait()
     if number:
         return []
-    return _summary(found, worker)
+    return _summary(found)
 
 
 def split(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -148,11 +148,11 @@ def _gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def _summary(found: Any, worker: Any) -> list[dict[str, Any]]:
-    from sweeps.worker import best_of
+def _summary(found: Any) -> list[dict[str, Any]]:
+    from sweeps.results import best_of, falls
 
     trials = found.trials()
-    best = best_of(trials, worker.falls(trials))
+    best = best_of(trials, falls(trials))
     if best:
         with files.atomic_write(found.folder / "best.yaml") as file:
             file.write(f"# The best trial of the sweep {found.name}: trial {best.number}, {best.value:.4f}.\n")

@@ -19,10 +19,11 @@ from tqdm import tqdm
 from runs import history
 from sweeps import study
 from sweeps.folder import Claim, Sweep, Trial
+from sweeps.results import falls, line
 from sweeps.space import Space, options_at, size
 from utils.errors import Stopped, UsageError
 from utils.launchers import die_with_parent
-from utils.text import one_line
+from utils.text import counted, in_words, one_line
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 POLL = 0.2  # seconds between two looks at a trial that trains
@@ -40,6 +41,7 @@ class Worker:
         self.end = time.time() + hours * 3600 if hours else None
         self.process: subprocess.Popen | None = None
         self.told: set[int] = set()
+        self.estimated = False
         self.bar = tqdm(total=self.total, unit="trial", disable=None if not quiet else True, file=sys.stdout)
 
     def work(self) -> None:
@@ -70,18 +72,27 @@ class Worker:
                 self.told.add(trial.number)
                 self.bar.update()
                 if not self.quiet:
-                    tqdm.write(line(trial, self.falls(trials), trials), file=sys.stdout)
+                    tqdm.write(line(trial, falls(trials), trials), file=sys.stdout)
+                    if trial.ended == "complete" and not self.estimated:
+                        self.estimated = True
+                        self._estimate(trial.seconds)
         return trials
 
-    def falls(self, trials: list[Trial]) -> bool:
-        """Whether less of the monitored metric is better, as the first run says."""
-        found = (history.read(trial.run()) for trial in trials)
-        return next((past.falls for past in found if past), False)
+    def _estimate(self, seconds: float) -> None:
+        """Says once how long the rest takes."""
+        left = self.total - len(self.told)
+        told = f"at {in_words(seconds)} a trial {counted(left, 'more trial')} would take {in_words(left * seconds)}"
+        told += " of one worker, but for those that are pruned"
+        if self.end:
+            fit = max(int((self.end - time.time()) / max(seconds, 1e-9)), 0)
+            told += f"; within --hours about {min(fit, left)} of them" if fit < left else "; all of them within --hours"
+        if left:
+            tqdm.write(told, file=sys.stdout)
 
     def _begin(self, trials: list[Trial]) -> bool:
         """Begins the next trial; False where there is no further point."""
         plan = self.sweep.plan
-        point = study.suggest(self.space, trials, plan.sampler, plan.seed, self.falls(trials))
+        point = study.suggest(self.space, trials, plan.sampler, plan.seed, falls(trials))
         if point is None:
             self.total = len(trials)
             return any(not trial.ended for trial in trials)
@@ -131,7 +142,7 @@ class Worker:
             trial.value, trial.epoch = statistics.fmean(numbers), results[0][1]
             trial.spread = statistics.stdev(numbers) if len(numbers) > 1 else None
         elif trial.values:
-            trial.value = (min if self.falls([trial]) else max)(trial.values.values())
+            trial.value = (min if falls([trial]) else max)(trial.values.values())
         trial.ended = trial.ended or "complete"
         self.sweep.end(trial)
         if trial.ended == "pruned":
@@ -253,22 +264,3 @@ def keep_newest(run: Path) -> None:
     for path in sorted(run.glob("step_*.pth"))[:-1]:
         path.unlink(missing_ok=True)
     (run / "STOP").unlink(missing_ok=True)
-
-
-def best_of(trials: list[Trial], falls: bool) -> Trial | None:
-    """The best of the trials that are complete."""
-    done = [trial for trial in trials if trial.ended == "complete" and trial.value is not None]
-    return max(done, key=lambda t: (-t.value if falls else t.value, -t.number), default=None)  # type: ignore[operator]
-
-
-def line(trial: Trial, falls: bool, trials: list[Trial]) -> str:
-    """What is told of a trial that has ended."""
-    point = "  ".join(f"{name} {value}" for name, value in trial.point.items())
-    told = f"trial {trial.number:<3} {trial.ended:<8}"
-    if trial.value is not None:
-        spread = f" ± {trial.spread:.4f}" if trial.spread is not None else ""
-        told += f"  {trial.value:.4f}{spread}"
-    if trial.ended == "pruned" and trial.values:
-        told += f" (epoch {max(trial.values)})"
-    star = "*" if best_of(trials, falls) is trial else ""
-    return f"{told}{star}  {point}" + (f"  {trial.why}" if trial.why else "")

@@ -242,6 +242,9 @@ def test_a_sweep_leaves_runs_a_preset_of_the_best_and_goes_on_to_more(run_sweep,
         told = json.loads(path.with_suffix(".json").read_text())
         history = [json.loads(line) for line in (path.with_suffix("") / "metrics.jsonl").read_text().splitlines()]
         assert told["value"] == max(event["val_accuracy"] for event in history if event["kind"] == "epoch")
+    assert "would take" in out
+    code, out, err = command("runs", f"--checkpoint-dir={tmp_path}")
+    assert code == 0 and "sweep one: 2 of 2 trials, the best trial_00" in out, err
     code, out, err = run_sweep("--resume=one", "--trials=3")
     assert code == 0 and out.count("complete") == 3 and len(ended(one)) == 3
     code, out, _ = command("train", f"--config={one}/best.yaml", f"--checkpoint-dir={tmp_path}", "--name=again")
@@ -255,6 +258,13 @@ def test_a_trial_that_fails_is_a_row_with_its_reason(run_sweep, tmp_path):
     assert code == 0 and not err, err
     told = ended(tmp_path / "one")
     assert [one["ended"] for one in told] == ["complete", "failed"] and "finite" in told[1]["why"], told
+
+
+def test_no_trial_is_begun_that_would_not_end_within_the_hours(run_sweep, tmp_path):
+    code, out, err = run_sweep("--lr=1e-3,1e-2,1e-1", "--sampler=grid", "--max-epoch=2", "--hours=1e-7")
+    assert code == 0 and not err and not ended(tmp_path / "one"), out + err
+    code, out, _ = run_sweep("--resume=one", "--hours=1")
+    assert code == 0 and len(ended(tmp_path / "one")) == 3 and "all of them within --hours" in out
 
 
 def test_seeds_count_by_their_mean(run_sweep, tmp_path):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.demo import drawing  # noqa: E402
 from sweeps.folder import Sweep  # noqa: E402
-from sweeps.worker import best_of  # noqa: E402
+from sweeps.results import best_of  # noqa: E402
 from tests.compare import record, same, trained  # noqa: E402
 from utils import checkpoints  # noqa: E402
 

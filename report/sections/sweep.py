@@ -11,7 +11,7 @@ from report.plot import HEIGHT, WIDTH
 from report.subject import Subject
 from sweeps import space as spaces
 from sweeps.folder import Sweep, Trial
-from sweeps.worker import best_of
+from sweeps.results import best_of
 from utils.errors import UsageError
 from utils.text import without_home
 
