@@ -237,7 +237,7 @@ def test_a_sweep_leaves_runs_a_preset_of_the_best_and_goes_on_to_more(run_sweep,
     assert code == 0 and not err, err
     one = tmp_path / "one"
     assert [told["ended"] for told in ended(one)] == ["complete"] * 2
-    assert out.count("trial ") == 2 and "best: trial_00" in out and f"--config={one}/best.yaml" in out
+    assert out.count(" complete ") == 2 and "best: trial_00" in out and f"--config={one}/best.yaml" in out
     for path in sorted(one.glob("trial_*.yaml")):
         told = json.loads(path.with_suffix(".json").read_text())
         history = [json.loads(line) for line in (path.with_suffix("") / "metrics.jsonl").read_text().splitlines()]
@@ -261,7 +261,7 @@ def test_a_trial_that_fails_is_a_row_with_its_reason(run_sweep, tmp_path):
 
 
 def test_no_trial_is_begun_that_would_not_end_within_the_hours(run_sweep, tmp_path):
-    code, out, err = run_sweep("--lr=1e-3,1e-2,1e-1", "--sampler=grid", "--max-epoch=2", "--hours=1e-7")
+    code, out, err = run_sweep("--lr=1e-3,1e-2,1e-1", "--sampler=grid", "--max-epoch=2", "--hours=1e-9")
     assert code == 0 and not err and not ended(tmp_path / "one"), out + err
     code, out, _ = run_sweep("--resume=one", "--hours=1")
     assert code == 0 and len(ended(tmp_path / "one")) == 3 and "all of them within --hours" in out
