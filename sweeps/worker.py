@@ -3,16 +3,16 @@
 A trial whose worker has died is taken up again, from its newest checkpoint and under its own number.
 """
 
+import multiprocessing
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -26,6 +26,10 @@ from utils.launchers import die_with_parent
 from utils.text import counted, in_words, one_line
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
+SERVER = multiprocessing.get_context("forkserver")  # a process that imports torch once, and forks the trainings
+SERVER.set_forkserver_preload(
+    ["commands.train", "engine.loop", "engine.setup", "torchmetrics", "torchvision.transforms.v2"]
+)
 POLL = 0.2  # seconds between two looks at a trial that trains
 WAIT = 2.0  # seconds between two looks at trials of other workers
 
@@ -39,7 +43,7 @@ class Worker:
         self.sweep, self.space, self.flags, self.env, self.quiet = sweep, space, flags, env, quiet
         self.total = int(min(sweep.plan.trials, size(space)))
         self.end = time.time() + hours * 3600 if hours else None
-        self.process: subprocess.Popen | None = None
+        self.process: BaseProcess | None = None
         self.told: set[int] = set()
         self.estimated = False
         self.bar = tqdm(total=self.total, unit="trial", disable=None if not quiet else True, file=sys.stdout)
@@ -109,7 +113,10 @@ class Worker:
         return True
 
     def _take(self, trial: Trial) -> bool:
-        """Trains a trial that has no living worker; whether it was so."""
+        """Trains a trial that has no living worker, nor a training that has outlived it; whether it was so."""
+        pasts = (history.read(trial.run(seed)) for seed in range(self.sweep.plan.seeds))
+        if any(past and past.status == "running" for past in pasts):
+            return False
         with self.sweep.working_on(trial) as claim:
             if claim:
                 self._train(trial, claim)
@@ -161,11 +168,9 @@ class Worker:
                 f"--seed={sweep.plan.seed + seed}",
             ]
         )
-        with errors.open("w") as said:
-            words = [*words, f"--checkpoint-dir={sweep.folder}", *self.flags]
-            self.process = start_training(words, os.environ | self.env, said)
-            pruned = self._watch(trial, run, claim, prune=seed == 0)
-        code, self.process = self.process.returncode, None
+        self.process = start_training([*words, f"--checkpoint-dir={sweep.folder}", *self.flags], self.env, errors)
+        pruned = self._watch(trial, run, claim, prune=seed == 0)
+        code, self.process = self.process.exitcode or 0, None
         words_of_it = errors.read_text(errors="replace").strip().splitlines()
         errors.unlink()
         past = history.read(run)
@@ -182,11 +187,11 @@ class Worker:
         """Waits for the process; whether the trial was pruned."""
         assert self.process
         pruned, size_seen, told = False, -1, time.monotonic()
-        while self.process.poll() is None:
-            time.sleep(POLL)
+        while self.process.is_alive():
+            self.process.join(POLL)
             if claim.lost:
                 self.process.kill()
-                self.process.wait()
+                self.process.join()
                 return False
             if time.monotonic() > told + WAIT:
                 self.tell()
@@ -236,22 +241,30 @@ class Worker:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if self.process and self.process.poll() is None:
+            if self.process and self.process.is_alive():
                 self.process.terminate()
-                self.process.wait()
+                self.process.join()
 
 
-def start_training(words: list[str], env: dict[str, str], stderr: IO) -> subprocess.Popen:
-    """`main.py train WORDS`, in a session of its own: Ctrl-C reaches it through the worker, once."""
-    return subprocess.Popen(
-        [sys.executable, str(MAIN), "train", *words],
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # it is in the run's log.txt
-        stderr=stderr,
-        start_new_session=True,
-        preexec_fn=die_with_parent if sys.platform == "linux" else None,
-    )
+def start_training(words: list[str], env: dict[str, str], errors: Path) -> BaseProcess:
+    """`main.py train WORDS`, in a process of its own that need not import torch anew; `errors`: its stderr."""
+    process = SERVER.Process(target=_training, args=(words, env, errors))
+    process.start()
+    return process
+
+
+def _training(words: list[str], env: dict[str, str], errors: Path) -> None:
+    os.setsid()  # Ctrl-C reaches it through the worker, once
+    die_with_parent()  # the server, which ends with the worker
+    os.environ |= env
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number, file in enumerate((nowhere, nowhere, os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))):
+        os.dup2(file, number)  # what it says is in the run's log.txt
+    sys.argv = [str(MAIN), "train", *words]
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    import main
+
+    main.main()
 
 
 def values_of(past: history.History) -> dict[int, float]:

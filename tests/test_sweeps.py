@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from compare import record, same, trained
 from conftest import ROOT, TINY
-from started import started
 
 from sweeps import folder, space, study, worker
 from sweeps.folder import Plan, Sweep, Trial
@@ -205,14 +204,7 @@ def test_a_sweep_of_another_plan_is_refused_and_a_damaged_one_named(tmp_path, co
 
 @pytest.fixture
 def run_sweep(command, dogcat, tmp_path, monkeypatch):
-    """A sweep whose trainings are forked from this process: they need not import torch anew."""
-    monkeypatch.setattr(
-        worker,
-        "start_training",
-        lambda words, env, stderr: started(
-            "train", *words, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-        ),
-    )
+    """A sweep in this process."""
     monkeypatch.setattr(worker, "WAIT", 0.2)
 
     def run(*words: str, name: str = "one") -> tuple[int, str, str]:
@@ -310,7 +302,12 @@ def test_ctrl_c_saves_the_trial_at_hand_and_the_same_command_goes_on(run_sweep, 
     flags = ["--lr=1e-3,1e-2", "--sampler=grid", "--max-epoch=400"]
     new = [*TINY, f"--train-data-root={dogcat}/train", "--name=one", f"--checkpoint-dir={tmp_path}"]
     words = [*(w for w in new if w.split("=")[0] not in {f.split("=")[0] for f in flags}), *flags]
-    process = started("sweep", *words)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), "sweep", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     end = time.monotonic() + 100
     while not (tmp_path / "one" / "trial_000" / "last.pth").exists() and time.monotonic() < end:
         time.sleep(0.05)
