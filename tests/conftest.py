@@ -26,8 +26,11 @@ from PIL import Image
 import main
 import models
 from cli import parsing, presets
+from cli.resolve import resolve
+from commands import sweep
 from config import Config
 from data.demo import drawing
+from sweeps import space
 from utils import checkpoints
 
 # Several tests run at a time: threads of one would wait for those of the others. Started processes inherit it.
@@ -172,6 +175,15 @@ def locked(path: Path) -> Iterator[None]:
         os.waitpid(pid, 0)
         os.close(read)
         os.close(write)
+
+
+def resolve_any(command: str, flags: dict) -> None:
+    """Resolves the options of a command; those of a sweep may be ranges."""
+    if command == "sweep":
+        flags, theirs = sweep.split(flags)
+        space.check(*space.split(theirs))
+    if command != "help":
+        resolve(command, flags)
 
 
 def unless_given(defaults: list[str], flags: tuple[str, ...]) -> list[str]:
