@@ -5,6 +5,7 @@ A trial whose worker has died is taken up again, from its newest checkpoint and 
 
 import multiprocessing
 import os
+import runpy
 import signal
 import statistics
 import sys
@@ -262,9 +263,7 @@ def _training(words: list[str], env: dict[str, str], errors: Path) -> None:
         os.dup2(file, number)  # what it says is in the run's log.txt
     sys.argv = [str(MAIN), "train", *words]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    import main
-
-    main.main()
+    runpy.run_path(str(MAIN), run_name="__main__")
 
 
 def values_of(past: history.History) -> dict[int, float]:
