@@ -377,6 +377,9 @@ class Sweep(Options):
     hours: float | None = option(None, SWEEP, gt=0)
     """begin no trial that would not end within so many hours"""
 
+    storage: str | None = option(None, SWEEP)
+    """URL of a database into which ended trials are copied, as Optuna's own tools read it: postgresql://..."""
+
     parallel: int = option(1, SWEEP, ge=1)
     """trials that train at a time on this machine, which share its cores and GPUs"""
 

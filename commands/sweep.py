@@ -52,7 +52,7 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
     number, count = map(int, os.environ.get(OF_WORKER, f"0/{opt.parallel}").split("/"))
     others = [_start(found.folder, opt, i) for i in range(1, opt.parallel)] if OF_WORKER not in os.environ else []
     own_flags, env = _share(number, count)
-    worker = Worker(found, space, opt.hours, own_flags, env, quiet=bool(number))
+    worker = Worker(found, space, opt.hours, own_flags, env, quiet=bool(number), storage=opt.storage)
     try:
         if not number:
             print(
@@ -122,7 +122,8 @@ def _begin(opt: Config, theirs: dict[str, Any]) -> Any:
 
 def _start(folder: Path, opt: Config, number: int) -> subprocess.Popen:
     """A further worker of this machine."""
-    words = [f"--resume={folder}", f"--trials={opt.trials}", *([f"--hours={opt.hours}"] if opt.hours else [])]
+    words = [f"--resume={folder}", f"--trials={opt.trials}"]
+    words += [f"--{name}={value}" for name in ("hours", "storage") if (value := getattr(opt, name))]
     return subprocess.Popen(
         [sys.executable, str(MAIN), "sweep", *words],
         env=os.environ | {OF_WORKER: f"{number}/{opt.parallel}"},

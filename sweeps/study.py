@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeps.folder import Trial
-from sweeps.space import Choice, Space, points
+from sweeps.space import Choice, Range, Space, points
 from utils.errors import UsageError
 
 try:
@@ -78,6 +78,49 @@ def importance(space: Space, trials: Sequence[Trial], falls: bool) -> dict[str, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of options that few trials have
         return dict(optuna.importance.get_param_importances(_study(space, trials, falls), evaluator=evaluator))
+
+
+class Copy:
+    """A study in a database, for Optuna's own tools (dashboard, plots): a view, which the sweep never reads.
+
+    Raises:
+        UsageError: the database cannot be reached, or its driver is not installed.
+    """
+
+    def __init__(self, url: str, name: str, space: Space, trials: Sequence[Trial], falls: bool) -> None:
+        self.space, self.distributions = space, _real_distributions(space)
+        direction = optuna.study.StudyDirection.MINIMIZE if falls else optuna.study.StudyDirection.MAXIMIZE
+        try:
+            self.study = optuna.create_study(storage=url, study_name=name, direction=direction, load_if_exists=True)
+        except Exception as e:  # of any driver
+            raise UsageError(f"--storage={url}: {type(e).__name__}: {str(e).splitlines()[0]}") from e
+        there = {trial.user_attrs.get("trial") for trial in self.study.get_trials(deepcopy=False)}
+        for trial in trials:
+            if trial.ended and trial.number not in there:
+                self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        point = {name: _real(self.space[name], value) for name, value in trial.point.items()}
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[STATES[trial.ended]],
+                value=trial.value if trial.ended == "complete" else None,
+                params=point,
+                distributions={name: self.distributions[name] for name in point},
+                intermediate_values=trial.values,
+                user_attrs={"trial": trial.number, "run": str(trial.run())} | ({"why": trial.why} if trial.why else {}),
+            )
+        )
+
+
+def _real_distributions(space: Space) -> dict[str, Any]:
+    """As a reader wants them: choices by their texts."""
+    texts = {name: [str(v) for v in part.values] for name, part in space.items() if isinstance(part, Choice)}
+    return _distributions(space) | {k: optuna.distributions.CategoricalDistribution(v) for k, v in texts.items()}
+
+
+def _real(part: Choice | Range, value: Any) -> Any:
+    return str(value) if isinstance(part, Choice) else int(value) if part.whole else float(value)
 
 
 def _study(space: Space, trials: Sequence[Trial], falls: bool, sampler: Any = None, pruner: Any = None) -> Any:

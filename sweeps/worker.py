@@ -36,10 +36,24 @@ WAIT = 2.0  # seconds between two looks at trials of other workers
 
 
 class Worker:
-    """Args: hours: begin no trial that would not end within so many. machine: flags and environment of its trials."""
+    """One of those that train the trials of a sweep.
+
+    Args:
+        hours: begin no trial that would not end within so many.
+        flags, env: of its trainings, by which they take their part of the machine.
+        quiet: say nothing, as another one of this machine does.
+        storage: URL of a database that gets a copy of each ended trial.
+    """
 
     def __init__(
-        self, sweep: Sweep, space: Space, hours: float | None, flags: list[str], env: dict[str, str], quiet: bool
+        self,
+        sweep: Sweep,
+        space: Space,
+        hours: float | None,
+        flags: list[str],
+        env: dict[str, str],
+        quiet: bool,
+        storage: str | None = None,
     ) -> None:
         self.sweep, self.space, self.flags, self.env, self.quiet = sweep, space, flags, env, quiet
         self.total = int(min(sweep.plan.trials, size(space)))
@@ -47,6 +61,8 @@ class Worker:
         self.process: BaseProcess | None = None
         self.told: set[int] = set()
         self.estimated = False
+        self.storage = storage
+        self.copy: study.Copy | None = None
         self.bar = tqdm(total=self.total, unit="trial", disable=None if not quiet else True, file=sys.stdout)
 
     def work(self) -> None:
@@ -107,7 +123,7 @@ class Worker:
             trial = self.sweep.claim_new(len(trials), point, {**plan.fixed, **point})
             if trial:
                 trial.ended, trial.why = "failed", str(e)
-                self.sweep.end(trial)
+                self._end(trial)
             return True
         if trial := self.sweep.claim_new(len(trials), point, options):
             self._take(trial)
@@ -152,9 +168,24 @@ class Worker:
         elif trial.values:
             trial.value = (min if falls([trial]) else max)(trial.values.values())
         trial.ended = trial.ended or "complete"
-        self.sweep.end(trial)
+        self._end(trial)
         if trial.ended == "pruned":
             keep_newest(trial.run())
+
+    def _end(self, trial: Trial) -> None:
+        """Keeps how the trial has ended, also in the database, if there is one; that may be gone."""
+        self.sweep.end(trial)
+        if self.storage:
+            try:
+                trials = self.sweep.trials()
+                if self.copy is None:
+                    self.copy = study.Copy(self.storage, self.sweep.name, self.space, trials, falls(trials))
+                else:
+                    self.copy.add(trial)
+            except Exception as e:  # of any driver
+                self.storage = None
+                why = str(e).splitlines()[0]
+                tqdm.write(f"warning: the database gets no more trials ({why}); the sweep goes on", file=sys.stdout)
 
     def _run(self, trial: Trial, seed: int, claim: Claim) -> tuple[str, str]:
         """Trains one seed of a trial to its end; how it has ended, and why."""

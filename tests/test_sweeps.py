@@ -259,6 +259,18 @@ def test_no_trial_is_begun_that_would_not_end_within_the_hours(run_sweep, tmp_pa
     assert code == 0 and len(ended(tmp_path / "one")) == 3 and "all of them within --hours" in out
 
 
+def test_a_database_gets_a_copy_and_may_be_gone(run_sweep, tmp_path):
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    code, _, err = run_sweep("--lr=1e-3,1e30", "--optimizer=SGD", "--max-epoch=2", "--sampler=grid", f"--storage={url}")
+    assert code == 0, err
+    copied = study.optuna.load_study(study_name="one", storage=url).trials
+    assert [trial.state.name for trial in copied] == ["COMPLETE", "FAIL"]
+    assert [trial.params for trial in copied] == [{"lr": "1e-3"}, {"lr": "1e30"}]
+    assert copied[0].value == ended(tmp_path / "one")[0]["value"] and len(copied[0].intermediate_values) == 2
+    code, out, err = run_sweep("--ema=0,0.9", "--sampler=grid", "--storage=sqlite:////nowhere/x.db", name="two")
+    assert code == 0 and len(ended(tmp_path / "two")) == 2 and out.count("warning: the database") == 1, err
+
+
 def test_seeds_count_by_their_mean(run_sweep, tmp_path):
     code, _, err = run_sweep("--lr=1e-3,1e-2", "--sampler=grid", "--seeds=2", "--pruner=none")
     assert code == 0, err
