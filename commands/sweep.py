@@ -129,6 +129,7 @@ def _start(folder: Path, opt: Config, number: int) -> subprocess.Popen:
         env=os.environ | {OF_WORKER: f"{number}/{opt.parallel}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches it through this one, once
         preexec_fn=launchers.die_with_parent if sys.platform == "linux" else None,
     )
 

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from config import CODE
 from runs import history
 from sweeps import study
 from sweeps.folder import Claim, Sweep, Trial
@@ -24,10 +26,12 @@ from sweeps.results import falls, line
 from sweeps.space import Space, options_at, size
 from utils.errors import Stopped, UsageError
 from utils.launchers import die_with_parent
+from utils.options import code_flags
 from utils.text import counted, in_words, one_line
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
-SERVER = multiprocessing.get_context("forkserver")  # a process that imports torch once, and forks the trainings
+# a process that imports torch once, and forks the trainings
+SERVER: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 SERVER.set_forkserver_preload(
     ["commands.train", "engine.loop", "engine.setup", "torchmetrics", "torchvision.transforms.v2"]
 )
@@ -191,15 +195,10 @@ class Worker:
         """Trains one seed of a trial to its end; how it has ended, and why."""
         run, sweep = trial.run(seed), self.sweep
         errors = sweep.folder / ".workers" / f"{run.name}.txt"
-        words = (
-            [f"--resume={run}"]
-            if run.exists()
-            else [
-                f"--config={sweep.folder / trial.name}.yaml",
-                f"--name={run.name}",
-                f"--seed={sweep.plan.seed + seed}",
-            ]
-        )
+        words = [f"--config={sweep.folder / trial.name}.yaml", f"--name={run.name}"]
+        words += [f"--seed={sweep.plan.seed + seed}"]
+        if run.exists():
+            words = [f"--resume={run}", *code_flags(trial.options, CODE)]
         self.process = start_training([*words, f"--checkpoint-dir={sweep.folder}", *self.flags], self.env, errors)
         pruned = self._watch(trial, run, claim, prune=seed == 0)
         code, self.process = self.process.exitcode or 0, None
@@ -286,7 +285,8 @@ def start_training(words: list[str], env: dict[str, str], errors: Path) -> BaseP
 
 
 def _training(words: list[str], env: dict[str, str], errors: Path) -> None:
-    os.setsid()  # Ctrl-C reaches it through the worker, once
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches it through the worker, once
     die_with_parent()  # the server, which ends with the worker
     os.environ |= env
     nowhere = os.open(os.devnull, os.O_RDWR)

@@ -344,6 +344,15 @@ def test_a_poor_trial_is_pruned_and_can_be_resumed_by_hand(run_sweep, tmp_path, 
     assert folder.LOST > 2 * folder.BEAT
 
 
+def test_two_trials_at_a_time(run_sweep, tmp_path):
+    code, out, err = run_sweep("--lr=1e-3,2e-3,3e-3,4e-3", "--sampler=grid", "--max-epoch=2", "--parallel=2")
+    assert code == 0 and not err, err
+    assert [told["ended"] for told in ended(tmp_path / "one")] == ["complete"] * 4 and out.count(" complete ") == 4
+    assert {path.stem for path in (tmp_path / "one" / ".workers").glob("*.0")} == {"000", "001", "002", "003"}
+    options = (tmp_path / "one" / "trial_000" / "config.yaml").read_text()
+    assert f"threads: {max(len(os.sched_getaffinity(0)) // 2, 1)}\n" in options
+
+
 def test_the_page_of_a_sweep_shows_its_trials(run_sweep, tmp_path, command):
     assert run_sweep("--lr=1e-4..1e-1", "--optimizer=SGD,AdamW", "--trials=5")[0] == 0
     path = tmp_path / "page.html"
