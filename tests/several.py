@@ -21,7 +21,7 @@ import engine.setup  # noqa: F401
 from data.transforms import Preprocess
 from engine.loop import Trainer
 
-SAME = ["--model=DigitNet", "--batch-size=16", "--max-epoch=3", "--print-freq=1"]
+SAME = ["--model=DigitNet", "--image-size=16", "--batch-size=16", "--max-epoch=3", "--print-freq=1"]
 
 
 @dataclass

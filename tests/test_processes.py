@@ -14,8 +14,14 @@ from utils import checkpoints
 
 RESNET = ["--model=timm/test_resnet", "--optimizer=SGD", "--lr=0.001", "--batch-size=8", "--max-epoch=2"]
 GAN = ["--model=AnimeGAN", "--dataset=Unlabelled", "--image-size=96", "--ngf=4", "--ndf=4"]
-DROP_PATH = ["--model=timm/test_convnext", "--model-args=drop_path_rate=0.3", "--optimizer=SGD", "--lr=1e-4"]
-LBFGS = ["--optimizer=LBFGS", "--max-epoch=1", "--batch-size=26", "--freeze=blocks.1", "--image-size=16"]
+DROP_PATH = [
+    "--model=timm/test_convnext",
+    "--image-size=32",
+    "--model-args=drop_path_rate=0.3",
+    "--optimizer=SGD",
+    "--lr=1e-4",
+]
+LBFGS = ["--optimizer=LBFGS", "--max-epoch=1", "--batch-size=26", "--freeze=blocks.1"]
 # what each does: 12 steps or more (but LBFGS, which takes many in one), of DigitNet unless it says otherwise
 CASES = {
     "plain": [*RESNET, "--image-size=64"],
@@ -25,12 +31,12 @@ CASES = {
     "balance=loss, label smoothing": ["--balance=loss", "--label-smoothing=0.1"],
     "balance=sampler": ["--balance=sampler"],
     "clip, EMA": ["--clip-grad=0.5", "--ema=0.9"],
-    "dropout, AdamW": ["--model=SqueezeNet", "--optimizer=AdamW"],
+    "dropout, AdamW": ["--model=SqueezeNet", "--image-size=32", "--optimizer=AdamW"],
     "Muon, augmentation": ["--optimizer=Muon", "--flip", "--shift=2", "--cutout=4"],
-    "progressive resizing": ["--model=SqueezeNet", "--progressive-resizing=0.5"],
+    "progressive resizing": ["--model=SqueezeNet", "--image-size=32", "--progressive-resizing=0.5"],
     "stochastic depth": DROP_PATH,
     "LBFGS, frozen": LBFGS,
-    "fewer images than processes": ["--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
+    "fewer images than processes": ["--image-size=32", "--batch-size=2", "--mixup=0.2", "--max-epoch=1"],
     "GAN": [*GAN, "--d-shift=4", "--g-every=2", "--ema=0.9"],
 }
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
