@@ -49,7 +49,7 @@ def main() -> None:
     """Runs the command line, and exits: 0, 1 (a failure, or findings of `check`), 2 (wrong input), 128 + a signal."""
     with process.exit_codes():
         command, topics, flags = parsing.parse(sys.argv[1:], COMMANDS)
-        if command != "train" and launchers.place():
+        if command not in ("train", "sweep") and launchers.place():
             raise UsageError(f"{command} runs in one process: type it without torchrun or srun")
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
         result = fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)

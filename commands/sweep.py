@@ -12,11 +12,12 @@ from fire.decorators import SetParseFn
 from cli import presets
 from cli.resolve import resolve, task_of
 from config import Config
-from utils import files, launchers
-from utils.errors import UsageError
+from utils import files, world
+from utils.errors import Stopped, UsageError
+from utils.launchers import MAIN, die_with_parent, forget, is_first
 from utils.options import dashed
 
-MAIN = Path(__file__).resolve().parent.parent / "main.py"
+OF_RESUME = ("resume", "checkpoint_dir", "trials", "hours", "parallel", "storage")  # with the first one
 OF_WORKER = "SWEEP_WORKER"  # in the environment of the workers that this one starts: number/count
 
 
@@ -41,32 +42,35 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
     from sweeps.worker import Worker
 
     if opt.resume:
-        if theirs:
-            raise UsageError(f"--{dashed(next(iter(theirs)))} has no effect on a sweep that is resumed: it has its own")
+        for name in [*theirs, *(name for name in own if name not in OF_RESUME)]:
+            raise UsageError(f"--{dashed(name)} has no effect on a sweep that is resumed: it has its own")
         found = Sweep.open(_folder(opt))
-        found = Sweep(found.folder, _updated(found.plan, opt))
+        found = found.up_to(opt.trials) if "trials" in own else found
     else:
         found = _begin(opt, theirs)
     plan = found.plan
     _, space = spaces.split(plan.searched)
     number, count = map(int, os.environ.get(OF_WORKER, f"0/{opt.parallel}").split("/"))
+    quiet = bool(number) or not is_first()
+    forget()  # srun may have started several workers: their trainings are no part of one
     others = [_start(found.folder, opt, i) for i in range(1, opt.parallel)] if OF_WORKER not in os.environ else []
     own_flags, env = _share(number, count)
-    worker = Worker(found, space, opt.hours, own_flags, env, quiet=bool(number), storage=opt.storage)
+    worker = Worker(found, space, opt.hours, own_flags, env, quiet=quiet, storage=opt.storage)
     try:
-        if not number:
-            print(
-                f"{found.folder}: {worker.total} trials over {', '.join(f'{k} {v}' for k, v in plan.searched.items())}"
-            )
+        if not quiet:
+            searched = ", ".join(f"{name} {value}" for name, value in plan.searched.items())
+            print(f"{found.folder}: {worker.total} trials over {searched}")
         worker.work()
+    except Stopped as e:
+        if not quiet:
+            print(f"stopped by {e}. To go on: python main.py sweep --resume={found.folder}")
+        raise
     finally:
         for other in others:
             other.terminate()
         for other in others:
             other.wait()
-    if number:
-        return []
-    return _summary(found)
+    return [] if quiet else _summary(found)
 
 
 def split(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,12 +89,6 @@ def _folder(opt: Config) -> Path:
     name = opt.resume or opt.name
     assert name
     return Path(name) if os.path.isfile(Path(name, "sweep.yaml")) else Path(opt.checkpoint_dir, name)
-
-
-def _updated(plan: Any, opt: Config) -> Any:
-    from dataclasses import replace
-
-    return replace(plan, trials=opt.trials) if opt.typed("trials") else plan
 
 
 def _begin(opt: Config, theirs: dict[str, Any]) -> Any:
@@ -122,15 +120,14 @@ def _begin(opt: Config, theirs: dict[str, Any]) -> Any:
 
 def _start(folder: Path, opt: Config, number: int) -> subprocess.Popen:
     """A further worker of this machine."""
-    words = [f"--resume={folder}", f"--trials={opt.trials}"]
-    words += [f"--{name}={value}" for name in ("hours", "storage") if (value := getattr(opt, name))]
+    words = [f"--{name}={value}" for name in ("hours", "storage") if (value := getattr(opt, name))]
     return subprocess.Popen(
-        [sys.executable, str(MAIN), "sweep", *words],
+        [sys.executable, str(MAIN), "sweep", f"--resume={folder}", *words],
         env=os.environ | {OF_WORKER: f"{number}/{opt.parallel}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches it through this one, once
-        preexec_fn=launchers.die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
     )
 
 
@@ -138,8 +135,7 @@ def _share(number: int, count: int) -> tuple[list[str], dict[str, str]]:
     """Flags and environment by which the trials of worker `number` use its part of the machine."""
     if count == 1:
         return [], {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    flags = [f"--threads={max(cores // count, 1)}"]
+    flags = [f"--threads={max(world.cores() // count, 1)}"]
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     visible = gpus.split(",") if gpus else [str(i) for i in range(_gpus())]
     return flags, {"CUDA_VISIBLE_DEVICES": visible[number % len(visible)]} if visible else {}

@@ -18,16 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from engine.addresses import address_towards, check_address, choose_interface
 from utils import world
 from utils.errors import OneLineError, RunError, Stopped, UsageError
-from utils.launchers import Place, die_with_parent, place
+from utils.launchers import MAIN, Place, die_with_parent, place
 from utils.options import dashed
 
-MAIN = Path(__file__).resolve().parent.parent / "main.py"
 JOINING = 300.0  # seconds until all must have come
 ANSWER = 1.0  # seconds that process 0 waits for the others to take notice of its end
 ENDING = 5.0  # seconds that the processes started here may take to end after the first one

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from utils import checkpoints
+from utils import checkpoints, files
 from utils.errors import UsageError, nearest
-
-if sys.platform != "win32":
-    import fcntl
 
 FALLING = ("loss", "distance", "error")  # metrics of which less is better end so
 OF_FOLDERS = ("metrics.jsonl", "sweep.yaml")  # of runs, and of sweeps
@@ -111,11 +108,8 @@ class History:
         """
         done = self.done >= self.max_epoch
         with suppress(OSError), (self.folder / "log.txt").open("r+b") as file:
-            if sys.platform != "win32":
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
-                    return "running"
+            if not files.lock(file):
+                return "running"
             if done:
                 return "finished"
             file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
@@ -182,19 +176,18 @@ def find(words: tuple[Any, ...], runs: str | Path) -> list[History]:
         folder = checkpoints.newest(runs, "metrics.jsonl") if word == "last" else Path(os.path.expanduser(word))
         if not any((folder / name).is_file() for name in OF_FOLDERS):
             folder = next((Path(runs, word) for n in OF_FOLDERS if Path(runs, word, n).is_file()), folder)
+        found = [read(folder, steps=True)]
         if (folder / "sweep.yaml").is_file():
             trials = (read(path.with_suffix(""), steps=True) for path in sorted(folder.glob("trial_*.yaml")))
-            histories += [trial for trial in trials if trial]
-            continue
-        history = read(folder, steps=True)
-        if history is None:
+            found = [trial for trial in trials if trial]
+        if None in found:
             known = ["last", *(path.parent.name for path in Path(runs).glob("[!.]*/metrics.jsonl"))]
             what = "its record, metrics.jsonl, does not say what it is"
             what = what if (folder / "metrics.jsonl").is_file() else "it holds no metrics.jsonl"
             what = what if folder.is_dir() else f"there is no such folder, here or in {runs}"
             raise UsageError(f"{word} is no run: {what}.{nearest(folder.name, known)} `main.py runs` lists them")
-        if folder.resolve() not in [other.folder.resolve() for other in histories]:
-            histories.append(history)
+        known_folders = {other.folder.resolve() for other in histories}
+        histories += [run for run in found if run and run.folder.resolve() not in known_folders]
     if not histories:
         raise UsageError(f"name one or more runs: folders, their names in {runs}, or last")
     return histories

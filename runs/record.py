@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +10,6 @@ from typing import Any
 
 from utils import files
 from utils.errors import UsageError
-
-if sys.platform != "win32":
-    import fcntl
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -102,12 +98,7 @@ class Log(LineFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        try:
-            if sys.platform != "win32":
-                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        if not files.lock(self.file):
             raise UsageError(
                 f"another process is training in {path.parent}: wait for it, or stop it with `touch {path.parent}/STOP`"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+            )

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,6 @@ import yaml
 from cli import presets
 from utils import files
 from utils.errors import UsageError
-
-if sys.platform != "win32":
-    import fcntl
 
 BEAT = 5.0  # seconds between two signs of life
 LOST = 60.0  # seconds without one after which a worker of another machine is taken for dead
@@ -106,7 +103,7 @@ class Sweep:
         if not (folder / "sweep.yaml").exists():
             if any(folder.iterdir()):
                 raise UsageError(f"{folder} is no sweep, and not empty: give another --name")
-            _create(folder / "sweep.yaml", yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True))
+            files.create(folder / "sweep.yaml", _text(plan))
         sweep = cls.open(folder)
         for name, wanted in asdict(plan).items():
             if name != "trials" and wanted != (found := asdict(sweep.plan)[name]):
@@ -114,7 +111,7 @@ class Sweep:
                     f"{folder} is a sweep with {name} {_told(found)}, not {_told(wanted)}: give another --name, or go "
                     f"on with `sweep --resume={folder.name}`"
                 )
-        return cls(folder, plan)
+        return sweep.up_to(plan.trials)
 
     @classmethod
     def open(cls, folder: Path) -> "Sweep":
@@ -130,6 +127,14 @@ class Sweep:
             raise UsageError(f"{folder} is no sweep: it holds no sweep.yaml") from None
         except (OSError, yaml.YAMLError, TypeError, ValueError) as e:
             raise UsageError(f"{folder / 'sweep.yaml'} cannot be read: {str(e).splitlines()[0]}") from e
+
+    def up_to(self, trials: int) -> "Sweep":
+        """The sweep with so many trials in the end, for all workers that begin from now on."""
+        plan = replace(self.plan, trials=trials)
+        if plan != self.plan:
+            with files.atomic_write(self.folder / "sweep.yaml") as file:
+                file.write(_text(plan))
+        return Sweep(self.folder, plan)
 
     # ---- trials
 
@@ -161,7 +166,7 @@ class Sweep:
         """Begins trial `number`; None where another worker was faster."""
         path = self.folder / f"trial_{number:03d}.yaml"
         text = f"# Trial {number} of the sweep {self.name}.\n" + yaml.safe_dump(dict(options), allow_unicode=True)
-        if not _create(path, text):
+        if not files.create(path, text):
             return None
         return Trial(number, self.folder, dict(point), dict(options))
 
@@ -186,15 +191,26 @@ class Sweep:
             if claim:
                 claim.release()
 
+    def is_worked_on(self, trial: Trial) -> bool:
+        """Whether a worker that is alive has the trial."""
+        last = self._last_claim(trial)
+        return last is not None and is_alive(last)
+
     def _claim(self, trial: Trial) -> "Claim | None":
-        workers = self.folder / ".workers"
-        workers.mkdir(exist_ok=True)
-        past = sorted(workers.glob(f"{trial.number:03d}.*"), key=lambda path: int(path.suffix[1:]))
-        if past and is_alive(past[-1]):
+        if self.is_worked_on(trial):
             return None
-        following = int(past[-1].suffix[1:]) + 1 if past else 0
-        path = workers / f"{trial.number:03d}.{following}"
-        return Claim(path) if _create(path, socket.gethostname()) else None
+        last = self._last_claim(trial)
+        path = self.folder / ".workers" / f"{trial.number:03d}.{int(last.suffix[1:]) + 1 if last else 0}"
+        path.parent.mkdir(exist_ok=True)
+        return Claim(path) if files.create(path, socket.gethostname()) else None
+
+    def _last_claim(self, trial: Trial) -> Path | None:
+        claims = (self.folder / ".workers").glob(f"{trial.number:03d}.*")
+        return max(claims, key=lambda path: int(path.suffix[1:]), default=None)
+
+
+def _text(plan: Plan) -> str:
+    return yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True)
 
 
 def _told(value: Any) -> str:
@@ -207,9 +223,7 @@ class Claim:
     def __init__(self, path: Path) -> None:
         self.path, self.over = path, threading.Event()
         self.file = path.open("r+")
-        if sys.platform != "win32":
-            with suppress(OSError):
-                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.lock(self.file)
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
@@ -235,9 +249,7 @@ def is_alive(claim: Path) -> bool:
         status = claim.stat()
         if claim.read_text() == socket.gethostname() and sys.platform != "win32":
             with claim.open("r+") as file:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
+                if not files.lock(file):
                     return True
             return _now(claim.parent) - status.st_mtime < 1  # it may not have locked it yet
         return _now(claim.parent) - status.st_mtime < LOST
@@ -253,20 +265,3 @@ def _now(folder: Path) -> float:
         return path.stat().st_mtime
     finally:
         path.unlink(missing_ok=True)
-
-
-def _create(path: Path, text: str) -> bool:
-    """Makes a file whole, and only where there is none of that name; whether it did."""
-    with files.disk_errors_as_failure(path):
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{files.PART}")
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(part, path)
-        except FileExistsError:
-            return False
-        finally:
-            part.unlink(missing_ok=True)
-    return True

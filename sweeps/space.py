@@ -30,8 +30,16 @@ class Choice:
     def ends(self) -> tuple[Any, ...]:
         return self.values
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(map(str, self.values))
+
+    def typed(self, text: str) -> Any:
+        """The value that has this text."""
+        return self.values[self.texts.index(text)]
+
     def __str__(self) -> str:
-        return ",".join(map(str, self.values))
+        return ",".join(self.texts)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Range:
     def ends(self) -> tuple[Any, ...]:
         return self.low, self.high
 
-    def rounded(self, value: float) -> float:
+    def typed(self, value: float) -> float:
         """The value with a few digits, still in the range."""
         if self.whole:
             return int(value)

@@ -7,6 +7,7 @@ trials whenever a question is to be answered, and forgotten.
 import warnings
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sweeps.folder import Trial
@@ -33,21 +34,12 @@ def suggest(space: Space, trials: Sequence[Trial], sampler: str, seed: int, fall
     """
     number = len(trials)
     past = [_key(trial.point) for trial in trials]
-    every = points(space)
-    if sampler == "grid":
-        return next((point for point in every or () if _key(point) not in past), None)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(0 if sampler == "grid" else ATTEMPTS):
         mixed = zlib.crc32(f"{seed} {number} {attempt}".encode())
-        kinds = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=mixed, constant_liar=True),  # noqa: B023
-            "random": lambda: optuna.samplers.RandomSampler(seed=mixed),  # noqa: B023
-        }
-        study = _study(space, trials, falls, kinds[sampler]())
+        tpe = optuna.samplers.TPESampler(seed=mixed, constant_liar=True)
+        study = _study(space, trials, falls, tpe if sampler == "tpe" else optuna.samplers.RandomSampler(mixed))
         asked = study.ask(_distributions(space)).params
-        point = {
-            name: part.values[asked[name]] if isinstance(part, Choice) else part.rounded(asked[name])
-            for name, part in space.items()
-        }
+        point = {name: part.typed(asked[name]) for name, part in space.items()}
         if _key(point) not in past:
             return point
     return next((point for point in points(space) or () if _key(point) not in past), None)
@@ -62,8 +54,7 @@ def should_prune(space: Space, trials: Sequence[Trial], trial: Trial, pruner: st
         if pruner == "median"
         else optuna.pruners.HyperbandPruner(1, max(epochs, 1), 3)
     )
-    all_of_them = sorted([*(t for t in trials if t.number != trial.number), trial], key=lambda t: t.number)
-    study = _study(space, all_of_them, falls, pruner=kind)
+    study = _study(space, [*trials, trial], falls, pruner=kind)  # the last one of a number counts
     verdict = kind.prune(study, study.trials[trial.number])
     trial.rungs = dict(study.trials[trial.number].system_attrs)
     return verdict
@@ -88,10 +79,11 @@ class Copy:
     """
 
     def __init__(self, url: str, name: str, space: Space, trials: Sequence[Trial], falls: bool) -> None:
-        self.space, self.distributions = space, _real_distributions(space)
-        direction = optuna.study.StudyDirection.MINIMIZE if falls else optuna.study.StudyDirection.MAXIMIZE
+        self.space = space
         try:
-            self.study = optuna.create_study(storage=url, study_name=name, direction=direction, load_if_exists=True)
+            self.study = optuna.create_study(
+                storage=url, study_name=name, direction=_direction(falls), load_if_exists=True
+            )
         except Exception as e:  # of any driver
             raise UsageError(f"--storage={url}: {type(e).__name__}: {str(e).splitlines()[0]}") from e
         there = {trial.user_attrs.get("trial") for trial in self.study.get_trials(deepcopy=False)}
@@ -100,78 +92,54 @@ class Copy:
                 self.add(trial)
 
     def add(self, trial: Trial) -> None:
-        point = {name: _real(self.space[name], value) for name, value in trial.point.items()}
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState[STATES[trial.ended]],
-                value=trial.value if trial.ended == "complete" else None,
-                params=point,
-                distributions={name: self.distributions[name] for name in point},
-                intermediate_values=trial.values,
-                user_attrs={"trial": trial.number, "run": str(trial.run())} | ({"why": trial.why} if trial.why else {}),
-            )
-        )
-
-
-def _real_distributions(space: Space) -> dict[str, Any]:
-    """As a reader wants them: choices by their texts."""
-    texts = {name: [str(v) for v in part.values] for name, part in space.items() if isinstance(part, Choice)}
-    return _distributions(space) | {k: optuna.distributions.CategoricalDistribution(v) for k, v in texts.items()}
-
-
-def _real(part: Choice | Range, value: Any) -> Any:
-    return str(value) if isinstance(part, Choice) else int(value) if part.whole else float(value)
+        told = {"trial": trial.number, "run": str(trial.run())} | ({"why": trial.why} if trial.why else {})
+        self.study.add_trial(_frozen(trial, self.space, user_attrs=told))
 
 
 def _study(space: Space, trials: Sequence[Trial], falls: bool, sampler: Any = None, pruner: Any = None) -> Any:
-    study = optuna.create_study(
-        direction="minimize" if falls else "maximize", sampler=sampler, pruner=pruner, study_name="sweep"
-    )
-    distributions = _distributions(space)
-    for number in range(trials[-1].number + 1 if trials else 0):
-        trial = next((t for t in trials if t.number == number), None)
-        study.add_trial(_frozen(trial, space, distributions))
+    study = optuna.create_study(direction=_direction(falls), sampler=sampler, pruner=pruner, study_name="sweep")
+    known = {trial.number: trial for trial in trials}
+    for number in range(max(known, default=-1) + 1):
+        study.add_trial(_frozen(known.get(number), space))
     return study
 
 
-def _frozen(trial: Trial | None, space: Space, distributions: dict[str, Any]) -> Any:
+def _direction(falls: bool) -> Any:
+    return optuna.study.StudyDirection.MINIMIZE if falls else optuna.study.StudyDirection.MAXIMIZE
+
+
+def _frozen(trial: Trial | None, space: Space, **more: Any) -> Any:
     """The trial as Optuna has it; one that is missing has failed."""
-    state = optuna.trial.TrialState[STATES[trial.ended if trial else "failed"]]
-    point = _numbers(trial.point, space) if trial else {}
-    known = {name: distributions[name] for name in point}
-    values = trial.values if trial else {}
-    value = trial.value if trial and trial.ended == "complete" else None
+    trial = trial or Trial(-1, Path(), {}, {}, "failed")
+    params, distributions = _params(trial.point, space), _distributions(space)
     return optuna.trial.create_trial(
-        state=state,
-        value=value,
-        params=point,
-        distributions=known,
-        intermediate_values=values,
-        system_attrs=trial.rungs if trial else None,
+        state=optuna.trial.TrialState[STATES[trial.ended]],
+        value=trial.value if trial.ended == "complete" else None,
+        params=params,
+        distributions={name: distributions[name] for name in params},
+        intermediate_values=trial.values,
+        system_attrs=trial.rungs,
+        **more,
     )
 
 
-def _numbers(point: dict[str, Any], space: Space) -> dict[str, Any]:
-    """A point as Optuna's distributions have it; what is not of them is left out."""
+def _params(point: dict[str, Any], space: Space) -> dict[str, Any]:
+    """A point as Optuna has it; what is no longer in the space is left out."""
     found: dict[str, Any] = {}
     for name, part in space.items():
-        if name not in point:
-            continue
-        if isinstance(part, Choice):
-            texts = [str(value) for value in part.values]
-            if str(point[name]) in texts:
-                found[name] = texts.index(str(point[name]))
-        else:
+        if name in point and isinstance(part, Range):
             found[name] = int(point[name]) if part.whole else float(point[name])
+        elif name in point and isinstance(part, Choice) and str(point[name]) in part.texts:
+            found[name] = str(point[name])
     return found
 
 
 def _distributions(space: Space) -> dict[str, Any]:
-    """A choice is that of its place: Optuna takes no lists and mappings."""
+    """Of a choice the texts: Optuna takes no lists and mappings."""
     found: dict[str, Any] = {}
     for name, part in space.items():
         if isinstance(part, Choice):
-            found[name] = optuna.distributions.CategoricalDistribution(tuple(range(len(part.values))))
+            found[name] = optuna.distributions.CategoricalDistribution(part.texts)
         elif part.whole:
             found[name] = optuna.distributions.IntDistribution(int(part.low), int(part.high), log=part.log)
         else:

@@ -25,11 +25,10 @@ from sweeps.folder import Claim, Sweep, Trial
 from sweeps.results import falls, line
 from sweeps.space import Space, options_at, size
 from utils.errors import Stopped, UsageError
-from utils.launchers import die_with_parent
+from utils.launchers import MAIN, die_with_parent
 from utils.options import code_flags
 from utils.text import counted, in_words, one_line
 
-MAIN = Path(__file__).resolve().parent.parent / "main.py"
 # a process that imports torch once, and forks the trainings
 SERVER: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 SERVER.set_forkserver_preload(
@@ -135,6 +134,8 @@ class Worker:
 
     def _take(self, trial: Trial) -> bool:
         """Trains a trial that has no living worker, nor a training that has outlived it; whether it was so."""
+        if self.sweep.is_worked_on(trial):
+            return False
         pasts = (history.read(trial.run(seed)) for seed in range(self.sweep.plan.seeds))
         if any(past and past.status == "running" for past in pasts):
             return False

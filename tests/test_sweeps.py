@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from compare import record, same, trained
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, unless_given
 
 from sweeps import folder, space, study, worker
 from sweeps.folder import Plan, Sweep, Trial
@@ -212,7 +212,7 @@ def run_sweep(command, dogcat, tmp_path, monkeypatch):
         given = [] if any("--resume" in word for word in words) else new
         return command(
             "sweep",
-            *(w for w in given if w.split("=")[0] not in {x.split("=")[0] for x in words}),
+            *unless_given(given, words),
             f"--checkpoint-dir={tmp_path}",
             *words,
         )
@@ -237,6 +237,8 @@ def test_a_sweep_leaves_runs_a_preset_of_the_best_and_goes_on_to_more(run_sweep,
     assert "would take" in out
     code, out, err = command("runs", f"--checkpoint-dir={tmp_path}")
     assert code == 0 and "sweep one: 2 of 2 trials, the best trial_00" in out, err
+    code, _, err = run_sweep("--resume=one", "--sampler=grid")
+    assert code == 2 and "--sampler has no effect on a sweep that is resumed" in err
     code, out, err = run_sweep("--resume=one", "--trials=3")
     assert code == 0 and out.count("complete") == 3 and len(ended(one)) == 3
     code, out, _ = command("train", f"--config={one}/best.yaml", f"--checkpoint-dir={tmp_path}", "--name=again")
@@ -293,7 +295,7 @@ def test_a_trial_whose_worker_was_killed_goes_on_as_if_it_had_never_been(run_swe
     flags = ["--lr=1e-3,1e-2", "--sampler=grid", "--max-epoch=6", "--save-every=1", "--pruner=none"]
     assert run_sweep(*flags, name="whole")[0] == 0
     new = [*TINY, f"--train-data-root={dogcat}/train", "--name=one", f"--checkpoint-dir={tmp_path}"]
-    words = [*(w for w in new if w.split("=")[0] not in {f.split("=")[0] for f in flags}), *flags]
+    words = [*unless_given(new, tuple(flags)), *flags]
     process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "sweep", *words], stdout=subprocess.DEVNULL)
     end = time.monotonic() + 100
     while len(list((tmp_path / "one" / "trial_000").glob("step_*.pth"))) < 1 and time.monotonic() < end:
@@ -313,7 +315,7 @@ def test_a_trial_whose_worker_was_killed_goes_on_as_if_it_had_never_been(run_swe
 def test_ctrl_c_saves_the_trial_at_hand_and_the_same_command_goes_on(run_sweep, tmp_path, dogcat):
     flags = ["--lr=1e-3,1e-2", "--sampler=grid", "--max-epoch=400"]
     new = [*TINY, f"--train-data-root={dogcat}/train", "--name=one", f"--checkpoint-dir={tmp_path}"]
-    words = [*(w for w in new if w.split("=")[0] not in {f.split("=")[0] for f in flags}), *flags]
+    words = [*unless_given(new, tuple(flags)), *flags]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), "sweep", *words],
         stdout=subprocess.PIPE,
@@ -326,6 +328,7 @@ def test_ctrl_c_saves_the_trial_at_hand_and_the_same_command_goes_on(run_sweep, 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and not err, err
+    assert f"To go on: python main.py sweep --resume={tmp_path}/one" in out
     assert "stopped by" in (tmp_path / "one" / "trial_000" / "log.txt").read_text()
     assert not ended(tmp_path / "one")
 
@@ -345,12 +348,33 @@ def test_a_poor_trial_is_pruned_and_can_be_resumed_by_hand(run_sweep, tmp_path, 
 
 
 def test_two_trials_at_a_time(run_sweep, tmp_path):
-    code, out, err = run_sweep("--lr=1e-3,2e-3,3e-3,4e-3", "--sampler=grid", "--max-epoch=2", "--parallel=2")
+    assert run_sweep("--lr=1e-3,2e-3,3e-3,4e-3,5e-3", "--sampler=grid", "--max-epoch=2", "--trials=1")[0] == 0
+    code, out, err = run_sweep("--resume=one", "--trials=4", "--parallel=2")  # not the 20 of the default
     assert code == 0 and not err, err
     assert [told["ended"] for told in ended(tmp_path / "one")] == ["complete"] * 4 and out.count(" complete ") == 4
     assert {path.stem for path in (tmp_path / "one" / ".workers").glob("*.0")} == {"000", "001", "002", "003"}
-    options = (tmp_path / "one" / "trial_000" / "config.yaml").read_text()
+    options = (tmp_path / "one" / "trial_003" / "config.yaml").read_text()
     assert f"threads: {max(len(os.sched_getaffinity(0)) // 2, 1)}\n" in options
+
+
+def test_tasks_of_a_launcher_are_workers_whose_trainings_are_their_own(tmp_path, dogcat):
+    """A training that saw the launcher would wait for the others, or go on with the last trial's run."""
+    flags = ["--lr=1e-3,2e-3,3e-3,4e-3", "--sampler=grid"]
+    new = [*TINY, f"--train-data-root={dogcat}/train", "--name=one", f"--checkpoint-dir={tmp_path}", *flags]
+    slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), "sweep", *new],
+            env=os.environ | slurm | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_STEP_NODELIST": "localhost"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    out = [task.communicate(timeout=200)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0] and out[0].count(" complete ") == 4 and not out[1], out
+    assert [told["ended"] for told in ended(tmp_path / "one")] == ["complete"] * 4
+    assert not list((tmp_path / "one").glob("*/.launch"))
 
 
 def test_the_page_of_a_sweep_shows_its_trials(run_sweep, tmp_path, command):

@@ -36,6 +36,8 @@ FLAGS = ["--model=shufflenet_v2_x0_5", "--image-size=64", "--scheduler=cosine", 
 class Torture:
     launcher: list[str] = []  # words before main.py
     own_flags = FLAGS
+    kind = ""  # of training, in the table
+    share = 10  # a row that takes long is tried times / share
 
     def __init__(self, data: str, times: int, epochs: int, seed: int, folder: Path) -> None:
         self.data, self.times, self.epochs, self.folder, self.random = data, times, epochs, folder, random.Random(seed)
@@ -184,7 +186,7 @@ class Torture:
         if os.getuid():
             self.row("disk full (tmpfs)", 0, 0, "needs root")
             return
-        tried, good = max(self.times // 10, 1), 0
+        tried, good = max(self.times // self.share, 1), 0
         for i in range(tried):
             runs = self.folder / f"disk{i}"
             runs.mkdir()
@@ -194,7 +196,7 @@ class Torture:
                 told = done.returncode == 1 and "No space left" in done.err and done.err.count("\n") == 1
                 subprocess.run(["mount", "-o", "remount,size=1g", str(runs)], check=True)
                 good += self.holds(told, done.err) and self.goes_on(runs)
-        self.row("disk full, then freed", tried, good)
+        self.row(f"{self.kind}disk full, then freed", tried, good)
 
     def file_limit(self) -> None:
         tried, good = max(self.times // 10, 1), 0

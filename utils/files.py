@@ -2,7 +2,9 @@
 
 import errno
 import os
+import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +14,9 @@ from typing import IO, Any
 
 from utils.errors import RunError, UsageError
 from utils.text import printable
+
+if sys.platform != "win32":
+    import fcntl
 
 PART = ".part"  # how the names of temporary files end
 
@@ -47,6 +52,39 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
                 os.unlink(temp)
             raise
     sync_folder(path.parent)
+
+
+def create(path: Path, text: str) -> bool:
+    """Makes a file whole, and only where there is none of that name; returns whether it did.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with disk_errors_as_failure(path):
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink(missing_ok=True)
+    return True
+
+
+def lock(file: IO) -> bool:
+    """Locks an open file until it is closed; False where another process has. A file system may have no locks: True."""
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            pass
+    return True
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from utils.errors import UsageError
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 MARK = ".launch"  # in a run folder
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -68,6 +69,13 @@ def launch_id(env: Mapping[str, str] = os.environ) -> str | None:
     if "SLURM_STEP_NUM_TASKS" in env:
         return f"slurm {env['SLURM_JOB_ID']}.{env.get('SLURM_STEP_ID', 0)}"
     return None
+
+
+def forget() -> None:
+    """From now on this process, and what it starts, knows of no launcher."""
+    names = (*TORCHRUN, "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def mark(run: Path) -> None:

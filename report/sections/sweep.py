@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -92,8 +93,7 @@ def _lines(space: spaces.Space, trials: list[Trial], monitor: str, best: Trial |
 def _height(part: spaces.Choice | spaces.Range, value: Any) -> float:
     """Where a value stands on its axis: 0 at the low end, 1 at the high one."""
     if isinstance(part, spaces.Choice):
-        texts = [str(v) for v in part.values]
-        return texts.index(str(value)) / (len(texts) - 1) if str(value) in texts else 0.5
+        return part.texts.index(str(value)) / (len(part.texts) - 1) if str(value) in part.texts else 0.5
     low, high, number = part.low, part.high, float(value)
     if part.log:
         low, high, number = math.log(low), math.log(high), math.log(number)
@@ -107,11 +107,8 @@ def _ends(part: spaces.Choice | spaces.Range) -> list[tuple[float, str]]:
 
 
 def _counts(trials: list[Trial]) -> Markup:
-    told = [
-        f"{sum(t.ended == state for t in trials)} {state or 'not ended'}"
-        for state in ("complete", "pruned", "failed", None)
-    ]
-    return paragraph(", ".join(t for t in told if t[0] != "0") + ".")
+    counts = Counter(trial.ended or "not ended" for trial in trials)
+    return paragraph(", ".join(f"{count} {state}" for state, count in counts.most_common()) + ".")
 
 
 def _row(trial: Trial, names: list[str], monitor: str) -> list[Any]:
