@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from fire.decorators import SetParseFn
 
-from cli import presets
-from cli.resolve import resolve, task_of
+from cli import foreign, presets
+from cli.resolve import allowed, resolve, task_of
 from config import Config
 from utils import files, world
-from utils.errors import Stopped, UsageError
+from utils.errors import Stopped, UsageError, nearest
 from utils.launchers import MAIN, die_with_parent, forget, is_first
 from utils.options import dashed
 
@@ -74,13 +74,22 @@ def sweep(**flags: Any) -> list[dict[str, Any]]:
 
 
 def split(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of the sweep, and those of its trainings; of the preset, too."""
+    """The options of the sweep, and those of its trainings; of the preset, too.
+
+    Raises:
+        UsageError: an unknown option; gives the nearest of both.
+    """
     values = {}
     if (config := flags.get("config")) is not None:
         preset = {name: value for name, (value, _) in presets.read(config).items()}
         known = Config.fields()
         values = {k: v for k, v in preset.items() if k not in known or {"train", "sweep"} & {*Config.commands_of(k)}}
     values |= {name: value for name, value in flags.items() if name != "config"}
+    options = [*allowed("sweep"), *allowed("train"), "config"]
+    for name, value in values.items():
+        if name not in Config.fields() and not foreign.answer(name, str(value), options):  # else resolve says it
+            hint = nearest(name, options)
+            raise UsageError(f"unknown option --{dashed(name)}.{hint} `help sweep` and `help train` list the options")
     own = {name: v for name, v in values.items() if name in Config.fields() and "sweep" in Config.commands_of(name)}
     return own, {name: value for name, value in values.items() if name not in own}
 

@@ -23,7 +23,7 @@ import yaml
 
 from cli import presets
 from utils import files
-from utils.errors import UsageError
+from utils.errors import UsageError, nearest
 
 BEAT = 5.0  # seconds between two signs of life
 LOST = 60.0  # seconds without one after which a worker of another machine is taken for dead
@@ -124,7 +124,9 @@ class Sweep:
             values = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
             return cls(folder, Plan(**values))
         except FileNotFoundError:
-            raise UsageError(f"{folder} is no sweep: it holds no sweep.yaml") from None
+            known = [path.parent.name for path in folder.parent.glob("[!.]*/sweep.yaml")]
+            hint = f"{nearest(folder.name, known)} `main.py runs` lists them"
+            raise UsageError(f"{folder} is no sweep: it holds no sweep.yaml.{hint}") from None
         except (OSError, yaml.YAMLError, TypeError, ValueError) as e:
             raise UsageError(f"{folder / 'sweep.yaml'} cannot be read: {str(e).splitlines()[0]}") from e
 

@@ -40,7 +40,9 @@ def parts(**values: str) -> space.Space:
         (["--ema=0,,0.9"], "a value is missing beside a comma"),
         (["--ema=0,0"], "--ema=0,0 gives 0 twice"),
         (["--optimizer=SGD,AdamX"], "unknown optimizer 'AdamX'"),
-        (["--lrr=0.1,0.2"], "unknown option --lrr"),
+        (["--lrr=0.1,0.2"], "unknown option --lrr. Did you mean lr?"),
+        (["--trails=4", "--ema=0,0.9"], "unknown option --trails. Did you mean trials?"),
+        (["--learning-rate=0.1,0.2"], "unknown option --learning-rate: here it is --lr"),
         (["--momentum=0.8,0.9"], "--momentum has no effect: Adam takes no momentum"),
         (["--model=AnimeGAN", "--mixup=0,0.2"], "--mixup has no effect on AnimeGAN"),
         (["--model=LeNet,AnimeGAN"], "their results cannot be compared, as their tasks are"),
@@ -195,6 +197,8 @@ def test_a_sweep_of_another_plan_is_refused_and_a_damaged_one_named(tmp_path, co
     (tmp_path / "one" / "sweep.yaml").write_text("fixed: [")
     code, _, err = command("sweep", "--resume=one", f"--checkpoint-dir={tmp_path}")
     assert code == 2 and "sweep.yaml cannot be read" in err and err.count("\n") == 1
+    code, _, err = command("sweep", "--resume=ona", f"--checkpoint-dir={tmp_path}")
+    assert code == 2 and "ona is no sweep" in err and "Did you mean one?" in err and err.count("\n") == 1
     code, _, err = command("sweep", "--resume=two", f"--checkpoint-dir={tmp_path}")
     assert code == 2 and "is no sweep" in err and err.count("\n") == 1
 
