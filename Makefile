@@ -32,6 +32,7 @@ torture: $(READY)
 	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto --dist=worksteal tests/test_fuzz_*.py
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
 	$(RUN) tests/torture_processes.py --data=$(or $(DATA),data/demo/train)
+	$(RUN) tests/torture_sweeps.py
 	[ "$$(id -u)" != 0 ] || ! command -v ip > /dev/null || $(RUN) tests/torture_machines.py --times=3
 
 lint: $(READY)

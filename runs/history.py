@@ -107,8 +107,8 @@ class History:
         From the lock that a training holds on its log, and its last words there: never from what it once meant to do.
         """
         done = self.done >= self.max_epoch
-        with suppress(OSError), (self.folder / "log.txt").open("r+b") as file:
-            if not files.lock(file):
+        with suppress(OSError), (self.folder / "log.txt").open("rb") as file:
+            if files.is_locked(file):
                 return "running"
             if done:
                 return "finished"

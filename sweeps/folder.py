@@ -11,13 +11,12 @@ import json
 import os
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -143,9 +142,10 @@ class Sweep:
     def trials(self) -> list[Trial]:
         """All trials that have begun, in order."""
         numbers = sorted(int(path.stem[6:]) for path in self.folder.glob("trial_*.yaml") if path.stem[6:].isdigit())
-        return [trial for number in numbers if (trial := self._trial(number))]
+        return [trial for number in numbers if (trial := self.trial(number))]
 
-    def _trial(self, number: int) -> Trial | None:
+    def trial(self, number: int) -> Trial | None:
+        """As the folder tells it now; None where its options cannot be read."""
         if number in self._ended:
             return self._ended[number]
         path = self.folder / f"trial_{number:03d}.yaml"
@@ -204,7 +204,8 @@ class Sweep:
         last = self._last_claim(trial)
         path = self.folder / ".workers" / f"{trial.number:03d}.{int(last.suffix[1:]) + 1 if last else 0}"
         path.parent.mkdir(exist_ok=True)
-        return Claim(path) if files.create(path, socket.gethostname()) else None
+        file = files.create_locked(path, socket.gethostname())
+        return Claim(path, file) if file else None
 
     def _last_claim(self, trial: Trial) -> Path | None:
         claims = (self.folder / ".workers").glob(f"{trial.number:03d}.*")
@@ -222,10 +223,8 @@ def _told(value: Any) -> str:
 class Claim:
     """A file that says: somebody works on this trial, and is alive."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.over = path, threading.Event()
-        self.file = path.open("r+")
-        files.lock(self.file)
+    def __init__(self, path: Path, file: IO) -> None:
+        self.path, self.file, self.over = path, file, threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
@@ -249,11 +248,9 @@ def is_alive(claim: Path) -> bool:
     """Whether the worker that made the file lives: on this machine by its lock, else by its last sign of life."""
     try:
         status = claim.stat()
-        if claim.read_text() == socket.gethostname() and sys.platform != "win32":
-            with claim.open("r+") as file:
-                if not files.lock(file):
-                    return True
-            return _now(claim.parent) - status.st_mtime < 1  # it may not have locked it yet
+        with claim.open() as file:
+            if file.read() == socket.gethostname() and (locked := files.is_locked(file)) is not None:
+                return locked
         return _now(claim.parent) - status.st_mtime < LOST
     except OSError:
         return False

@@ -140,8 +140,9 @@ class Worker:
         if any(past and past.status == "running" for past in pasts):
             return False
         with self.sweep.working_on(trial) as claim:
-            if claim:
-                self._train(trial, claim)
+            now = self.sweep.trial(trial.number) if claim else None  # another worker may have ended it meanwhile
+            if claim and now and not now.ended:
+                self._train(now, claim)
             return claim is not None
 
     def _train(self, trial: Trial, claim: Claim) -> None:

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from compare import record, same, trained
 from conftest import ROOT, TINY, unless_given
 
+from runs.record import Log
 from sweeps import folder, space, study, worker
 from sweeps.folder import Plan, Sweep, Trial
 from utils import checkpoints
@@ -170,10 +172,46 @@ with sweep.working_on(sweep.trials()[0]) as claim:
         assert claim is None
     other.kill()
     other.wait()
-    time.sleep(1.1)
     with sweep.working_on(trial) as claim:
         assert claim and not claim.lost
     assert sweep.trials()[0].point == {"lr": "0.01"}
+
+
+def test_those_who_look_whether_a_run_is_trained_are_not_taken_for_its_training(tmp_path):
+    """Looks of others once made a finished run "running", and a training refuse to begin."""
+    start = {"kind": "start", "config": {"max_epoch": 1}}
+    for name in ("finished", "begins"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.txt").touch()
+        (tmp_path / name / "metrics.jsonl").write_text(f'{json.dumps(start)}\n{{"kind": "epoch", "epoch": 1}}\n')
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from runs import history
+folder = Path({str(tmp_path)!r})
+for _ in iter(lambda: (folder / "end").exists(), True):
+    history.read(folder / "begins").status
+    assert history.read(folder / "finished").status == "finished"
+"""
+    others = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        Log(tmp_path / "begins" / "log.txt").close()
+    (tmp_path / "end").touch()
+    assert [other.wait() for other in others] == [0, 0, 0]
+
+
+def test_a_trial_that_another_worker_has_ended_meanwhile_is_left_alone(run_sweep, tmp_path):
+    """A pruned run that a second worker took for an open one would be trained on."""
+    run_sweep("--trials=1", "--lr=1e-3..1e-2")
+    sweep = Sweep.open(tmp_path / "one")
+    (trial,), before = sweep.trials(), record(tmp_path / "one" / "trial_000")
+    looked_at_before = replace(trial, ended=None)
+    (tmp_path / "one" / "trial_000.json").write_text(json.dumps({"ended": "pruned", "values": {}}))
+    one = worker.Worker(Sweep.open(tmp_path / "one"), {}, None, [], {}, quiet=True)
+    assert one._take(looked_at_before) and record(tmp_path / "one" / "trial_000") == before
+    assert json.loads((tmp_path / "one" / "trial_000.json").read_text()) == {"ended": "pruned", "values": {}}
 
 
 def test_a_worker_of_another_machine_is_dead_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):

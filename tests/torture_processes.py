@@ -8,6 +8,7 @@ is left, and that a stop, a full disk and a process that hangs are told.
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,6 +125,20 @@ class ByProcesses(torture.Torture):
             good += self.holds(told and not left, f"left {left}: {err[-600:]}") and self.goes_on(runs)
         self.row(f"{self.kind}one is frozen", tried, good, f"slowest end {max(seconds):.1f} s (--data-timeout={LIMIT})")
 
+    def reader(self) -> None:
+        """A process that reads images is killed: told in one line, saved."""
+        tried, good = max(self.times // self.share, 1), 0
+        for i in range(tried):
+            runs = self.folder / f"reader{i}"
+            process, trainers, everyone = self.ready(runs, "--save-every=1")
+            found = [pid for pid in everyone if pid not in trainers and pid != process.pid]
+            os.kill(self.random.choice(found), signal.SIGKILL)
+            _, err = process.communicate(timeout=60)
+            left, told = self.left(everyone), len(re.findall(r"^main\.py: .*worker", err, re.MULTILINE))
+            ok = process.returncode == 1 and told == 1 and not left
+            good += self.holds(ok, f"{process.returncode}, left {left}: {err[-600:]}") and self.goes_on(runs)
+        self.row(f"{self.kind}a reader is killed", tried, good)
+
 
 class ByTorchrun(ByProcesses):
     """Started by torchrun, which starts them again."""
@@ -193,7 +208,11 @@ def main(data: str = torture.DEMO, times: int = 20, epochs: int = 2, seed: int =
             open_dataset("Demo")  # draws it
         with tempfile.TemporaryDirectory(prefix="torture") as folder:
             tried = kind(data, times, epochs, seed, Path(folder))
-            faults: dict[str, Callable[[], None]] = {"SIGKILL": tried.kills, "frozen": tried.hangs}
+            faults: dict[str, Callable[[], None]] = {
+                "SIGKILL": tried.kills,
+                "frozen": tried.hangs,
+                "reader": tried.reader,
+            }
             faults |= {how: lambda how=how, tried=tried: tried.stops(how) for how in stops}
             if kind is ByTorchrun:
                 faults["SIGTERM to the launcher"] = lambda tried=tried: tried.stops("SIGTERM to the launcher")

@@ -19,6 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 PART = ".part"  # how the names of temporary files end
+LOOK = 0.5  # seconds that a look at a lock takes at the very most
 
 
 @contextmanager
@@ -60,30 +61,63 @@ def create(path: Path, text: str) -> bool:
     Raises:
         RunError: it cannot be written.
     """
+    if file := create_locked(path, text):
+        file.close()
+    return file is not None
+
+
+def create_locked(path: Path, text: str) -> IO | None:
+    """As `create`, but returns the file, open and locked from its first moment; None where there is one already."""
     with disk_errors_as_failure(path):
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+        file = part.open("w", encoding="utf-8")
         try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            lock(file)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
             os.link(part, path)
-        except FileExistsError:
-            return False
+        except BaseException as e:
+            file.close()
+            if isinstance(e, FileExistsError):
+                return None
+            raise
         finally:
             part.unlink(missing_ok=True)
-    return True
+    return file
 
 
 def lock(file: IO) -> bool:
-    """Locks an open file until it is closed; False where another process has. A file system may have no locks: True."""
-    if sys.platform != "win32":
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:
-            pass
+    """Locks a file that is open for writing until it is closed; False where another process has.
+
+    Where the file system has no locks, True. Closing any other handle of the file in this process unlocks it.
+    """
+    end = time.monotonic() + LOOK
+    while (free := _try_lock(file, exclusive=True)) is False and time.monotonic() < end:
+        time.sleep(LOOK / 100)  # another process may be looking, see is_locked
+    return free is not False
+
+
+def is_locked(file: IO) -> bool | None:
+    """Whether another process has locked a file that is open for reading; None where the file system has no locks.
+
+    It may be asked by many at a time.
+    """
+    free = _try_lock(file, exclusive=False)
+    if free:
+        fcntl.lockf(file, fcntl.LOCK_UN)
+    return None if free is None else not free
+
+
+def _try_lock(file: IO, exclusive: bool) -> bool | None:
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.lockf(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
     return True
 
 
