@@ -24,6 +24,7 @@ from sweeps import study
 from sweeps.folder import Claim, Sweep, Trial
 from sweeps.results import falls, line
 from sweeps.space import Space, options_at, size
+from utils import files
 from utils.errors import Stopped, UsageError
 from utils.launchers import MAIN, die_with_parent
 from utils.options import code_flags
@@ -197,11 +198,10 @@ class Worker:
         """Trains one seed of a trial to its end; how it has ended, and why."""
         run, sweep = trial.run(seed), self.sweep
         errors = sweep.folder / ".workers" / f"{run.name}.txt"
-        words = [f"--config={sweep.folder / trial.name}.yaml", f"--name={run.name}"]
-        words += [f"--seed={sweep.plan.seed + seed}"]
-        if run.exists():
-            words = [f"--resume={run}", *code_flags(trial.options, CODE)]
-        self.process = start_training([*words, f"--checkpoint-dir={sweep.folder}", *self.flags], self.env, errors)
+        new = [f"--config={sweep.folder / trial.name}.yaml", f"--name={run.name}", f"--seed={sweep.plan.seed + seed}"]
+        on = [f"--resume={run}", *code_flags(trial.options, CODE)]
+        flags = [f"--checkpoint-dir={sweep.folder}", *self.flags]
+        self.process = start_training(run, [*new, *flags], [*on, *flags], self.env, errors)
         pruned = self._watch(trial, run, claim, prune=seed == 0)
         code, self.process = self.process.exitcode or 0, None
         words_of_it = errors.read_text(errors="replace").strip().splitlines()
@@ -279,21 +279,32 @@ class Worker:
                 self.process.join()
 
 
-def start_training(words: list[str], env: dict[str, str], errors: Path) -> BaseProcess:
-    """`main.py train WORDS`, in a process of its own that need not import torch anew; `errors`: its stderr."""
-    process = SERVER.Process(target=_training, args=(words, env, errors))
+def start_training(run: Path, new: list[str], on: list[str], env: dict[str, str], errors: Path) -> BaseProcess:
+    """`main.py train NEW`, or `ON` where there is the run, in a process of its own that need not import torch anew.
+
+    Args:
+        errors: its stderr; it holds the lock of this file, by which it waits for the end of one whose worker has died.
+    """
+    process = SERVER.Process(target=_training, args=(run, new, on, env, errors))
     process.start()
     return process
 
 
-def _training(words: list[str], env: dict[str, str], errors: Path) -> None:
+def _training(run: Path, new: list[str], on: list[str], env: dict[str, str], errors: Path) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches it through the worker, once
     die_with_parent()  # the server, which ends with the worker
     os.environ |= env
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number, file in enumerate((nowhere, nowhere, os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))):
+    nowhere, said = os.open(os.devnull, os.O_RDWR), errors.open("a")
+    worker = multiprocessing.parent_process()
+    while not files.lock(said):
+        pass
+    if worker and not worker.is_alive():  # since before this one asked to end with the server
+        return
+    said.truncate(0)
+    for number, file in enumerate((nowhere, nowhere, said.fileno())):
         os.dup2(file, number)  # what it says is in the run's log.txt
+    words = on if run.exists() else new
     sys.argv = [str(MAIN), "train", *words]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     runpy.run_path(str(MAIN), run_name="__main__")

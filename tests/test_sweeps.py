@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from compare import record, same, trained
-from conftest import ROOT, TINY, unless_given
+from conftest import ROOT, TINY, locked, unless_given
 
+from runs import history
 from runs.record import Log
 from sweeps import folder, space, study, worker
 from sweeps.folder import Plan, Sweep, Trial
@@ -344,7 +345,6 @@ def test_a_trial_whose_worker_was_killed_goes_on_as_if_it_had_never_been(run_swe
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1.1)
     code, out, err = run_sweep("--resume=one")
     assert code == 0 and not err and out.count("complete") == 2, out + err
     for name in ("trial_000", "trial_001"):
@@ -352,6 +352,23 @@ def test_a_trial_whose_worker_was_killed_goes_on_as_if_it_had_never_been(run_swe
         assert record(runs[0]) == record(runs[1])
         states = [trained(checkpoints.read(run / "last.pth")) for run in runs]
         assert same(*states)
+
+
+def test_a_training_waits_for_the_last_moments_of_one_whose_worker_was_killed(command, dogcat, tmp_path):
+    """It may make its run folder just then; the next one that was told to make it would end with an error."""
+    run, errors, away = tmp_path / "trial_000", tmp_path / "errors.txt", tmp_path / "away"
+    words = [*TINY, f"--train-data-root={dogcat}/train", f"--checkpoint-dir={tmp_path}"]
+    assert command("train", *words, "--name=trial_000")[0] == 0
+    run.rename(away)
+    errors.touch()
+    with locked(errors):
+        on = [f"--resume={run}", "--max-epoch=2", f"--checkpoint-dir={tmp_path}"]
+        process = worker.start_training(run, [*words, "--name=trial_000"], on, {}, errors)
+        time.sleep(2)
+        away.rename(run)
+    process.join()
+    assert process.exitcode == 0 and not errors.read_text(), errors.read_text()
+    assert [epoch["epoch"] for epoch in history.read(run).epochs] == [1, 2]
 
 
 def test_ctrl_c_saves_the_trial_at_hand_and_the_same_command_goes_on(run_sweep, tmp_path, dogcat):
