@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from data.image_data import ImageData
 
 LEARN = ("train", "bench", "check")  # commands
-JUDGE = ("val", "test", "features", "explain", "report")
+JUDGE = ("val", "test", "predict", "export", "features", "explain", "report")
 USE = (*JUDGE, "generate")
+OF_FILE = ("val", "test", "predict", "export")  # take a checkpoint or an exported file
 SUM = ("summary",)
 RUNS = ("runs", "report", "replay")  # take run folders
 SWEEP = ("sweep",)
@@ -77,7 +78,7 @@ class Experiment(Options):
     model_args: Arguments = option({}, LEARN + JUDGE + SUM)
     """arguments of the net's class, as "width=2 depth=3"; in YAML a mapping"""
 
-    load_path: PathText | None = option(None, ("train", "val", "test", "generate", "features", "explain", "summary"))
+    load_path: PathText | None = option(None, ("train", *OF_FILE, "generate", "features", "explain", "summary"))
     """checkpoint file or run folder (last: the newest run); for train: weights to start from"""
 
     pretrained: bool = option(False, ("train",))
@@ -102,7 +103,7 @@ class Data(Options):
     dataset: Dataset | None = option(None, LEARN + JUDGE + SUM)
     """the data set: a name, or a class of yours, path/to/file.py:Class; None: the model's own, else DogCat"""
 
-    train_data_root: PathText | None = option(None, (*LEARN, "val", "report", "summary"))
+    train_data_root: PathText | None = option(None, (*LEARN, "val", "export", "report", "summary"))
     """folder of images to learn from; None: data/train, Demo data/demo/train, sets of torchvision data"""
 
     test_data_root: PathText = option("data/test1", ("test",))
@@ -218,7 +219,7 @@ class Classification(Options):
     accumulate: int = option(1, LEARN + SUM, ge=1)
     """micro-batches in which a batch goes through the net, to save memory"""
 
-    flip_test: bool = option(False, (*LEARN, "val", "test", "report"))
+    flip_test: bool = option(False, (*LEARN, "val", "test", "predict", "report"))
     """predict the mean of an image and its mirror image"""
 
 
@@ -281,7 +282,7 @@ class Machine(Options):
     use_gpu: bool | None = option(None, LEARN + USE + SUM)
     """train on the GPU; None: where there is one"""
 
-    amp: Literal["auto", "bf16", "off"] = option("auto", (*LEARN, *SUM, "val", "test", "generate", "report"))
+    amp: Literal["auto", "bf16", "off"] = option("auto", (*LEARN, *SUM, *OF_FILE, "generate", "report"))
     """bfloat16 autocast; auto: where the hardware has it"""
 
     channels_last: bool = option(True, LEARN + USE)
@@ -384,6 +385,23 @@ class Sweep(Options):
     """trials that train at a time on this machine, which share its cores and GPUs"""
 
 
+class Export(Options):
+    format: Literal["onnx", "torch", "safetensors"] = option("onnx", ("export",))
+    """onnx: for ONNX Runtime and others; torch: of torch.export (.pt2); safetensors: the bare weights"""
+
+    export_folder: PathText | None = option(None, ("export",))
+    """folder for the file and what belongs to it; None: export/ in the run folder"""
+
+    pixels: bool = option(False, ("export",))
+    """the file takes uint8 pixels and gives probabilities (a GAN's: pixels): mean and std cannot be got wrong"""
+
+    quantize: bool = option(False, ("export",))
+    """a second file in 8-bit integers (onnx), and the accuracy that it costs"""
+
+    parity: bool = option(True, ("export",))
+    """compare the file with the net, on images of the validation part, and write it only where they agree"""
+
+
 class Diagnosis(Options):
     watch: bool = option(False, ("train",))
     """look into each layer at every print_freq-th step: spread of outputs and gradients, updates, dead units"""
@@ -414,7 +432,7 @@ class Diagnosis(Options):
 GROUPS = (
     *(Experiment, Data, Augmentation, Training),
     *(Optimization, Classification, Gan, Generate),
-    *(Machine, Output, Runs, Sweep, Diagnosis),
+    *(Machine, Output, Runs, Sweep, Export, Diagnosis),
 )
 
 

@@ -15,6 +15,7 @@ from cli import parsing
 from commands.bench import bench
 from commands.check import check
 from commands.explain import explain
+from commands.export import export
 from commands.features import features
 from commands.generate import generate
 from commands.replay import replay
@@ -41,7 +42,7 @@ def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-ALL = (train, sweep, val, test, generate, explain, features, check, bench, summary, runs, report, replay, help)
+ALL = (train, sweep, val, test, export, generate, explain, features, check, bench, summary, runs, report, replay, help)
 COMMANDS = {command.__name__: command for command in ALL}
 
 

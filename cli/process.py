@@ -10,7 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("analysis", "cli", "commands", "config", "data", "engine", "models", "report", "runs", "sweeps", "utils")
+PACKAGES = (
+    *("analysis", "cli", "commands", "config", "data", "engine"),
+    *("export", "models", "report", "runs", "sweeps", "utils"),
+)
 # errors of the system that are never the program's: of the disk, and of limits
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 

@@ -8,7 +8,7 @@ from typing import Any
 import data
 import models
 from cli.resolve import OF_CHECKPOINT, resolve
-from config import CODE, Config
+from config import CODE, OF_FILE, Config
 from data.image_data import ImageData
 from engine.resume import check_named, for_this_machine, named_by
 from utils import checkpoints, files, registry
@@ -20,6 +20,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {  # options that name what is 
     "generate": {"gen_img": (".png",), "gen_walk": (".gif", ".png"), "gen_folder": ()},
     "explain": {"heatmap_folder": ()},
     "features": {"features_file": (".npy", ".csv")},
+    "export": {"export_folder": ()},
 }
 SHOWN = 5  # class names in a line
 
@@ -35,7 +36,7 @@ def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str
         raise UsageError(f"{command} needs a checkpoint: --load-path=checkpoints/RUN (a run folder or a .pth file)")
     _check_paths(command, given, flags)
     path = checkpoints.find(given.load_path, given.checkpoint_dir)
-    checkpoint = checkpoints.read(path)
+    checkpoint = checkpoints.read(path, nets=command in OF_FILE and command != "export")
     named = named_by(flags)
     if "config" not in checkpoint["metadata"]:
         if command == "generate" or "model" not in named:
@@ -78,15 +79,22 @@ def _from_checkpoint(
     for name in OF_CHECKPOINT:
         if name in flags and not (name == "dataset" and registry.is_external(saved.get("dataset"))):
             raise UsageError(f"--{dashed(name)} has no effect: {path} says {name} {saved.get(name)}")
-    if command != "val":
+    if command not in ("val", "export"):
         saved |= {"dataset": None, "on_bad_image": Config.default_of("on_bad_image")}
-    check_named(saved, named, ("model", "dataset"), f"{path} was trained with")
+    texts = checkpoint.get("texts")
+    if texts and texts["input"] == "latents":
+        raise UsageError(f"{path} holds a generator: run generate.py beside it, or give {command} the run")
+    code = ("dataset",) if texts else ("model", "dataset")  # a file with a net needs no code for it
+    check_named(saved, named, code, f"{path} was trained with")
+    if texts and registry.is_external(saved["model"]):
+        saved["model"] = Config.default_of("model")
     if "model" in flags and not registry.same(resolve(command, {"model": flags["model"]}).model, metadata["model"]):
         raise UsageError(f"{path} holds {metadata['model']}, not {flags['model']}: leave out --model")
     for name in set(CODE) - {"model", "dataset"}:  # code of the user's that is of no use here
         saved[name] = Config.default_of(name)
     saved = for_this_machine(saved) | {"num_workers": None}
-    return resolve(command, {**flags, "load_path": str(path)}, saved)
+    opt = resolve(command, {**flags, "load_path": str(path)}, saved)
+    return opt.model_copy(update={"model": metadata["model"]}) if texts else opt
 
 
 def _from_weights(

@@ -20,7 +20,9 @@ from engine.device import Device, select_device
 from engine.recipe import class_weights, resized_side
 from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
+from engine.tasks.classify import Classify
 from models import heads
+from models.exported import ExportedNet
 from utils import checkpoints, registry, state_dicts, world
 from utils.errors import UsageError
 from utils.options import dashed
@@ -161,6 +163,9 @@ def load_task(opt: Config, checkpoint: dict[str, Any]) -> Task:
     """The task of a checkpoint, ready to evaluate and predict."""
     metadata = checkpoint["metadata"]
     preprocess = Preprocess(**metadata["preprocess"])
+    if "texts" in checkpoint:
+        file: Any = ExportedNet(Path(str(opt.load_path)), Path(str(opt.load_path)).suffix, checkpoint["texts"])
+        return Classify(file, metadata["classes"], preprocess, select_device(opt), opt)
     channels, arguments = len(preprocess.mean), metadata.get("model_args", opt.model_arguments)
     net = models.build(opt.model, metadata["num_classes"], preprocess.image_size, channels, arguments)
     state_dicts.load_net(net, checkpoint, opt.load_path, opt.model)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils import checkpoint_schema, files, old_checkpoints, state_dicts
+from utils import checkpoint_schema, exported, files, old_checkpoints, state_dicts
 from utils.errors import UsageError
 
 FORMAT = 3
@@ -106,17 +106,24 @@ def link(path: Path, other: Path) -> None:
             files.sync_folder(other.parent)
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, nets: bool = False) -> dict[str, Any]:
     """Reads a checkpoint to the CPU without running any code from it, as the dict described above.
 
     Of plain weights the dict holds "metadata" ({} or the model's name and class count), "net", and "notes": lines on
-    wrappers that were taken off.
+    wrappers that were taken off. Of a file with a net, which `export` has written, "net" is {} (utils/exported.py).
+
+    Args:
+        nets: take such a file, too.
 
     Raises:
         UsageError: there is no such file, it is damaged, holds more than tensors and plain types, or lacks what
             such a file must hold (checkpoint_schema.py).
     """
     path = find(path)
+    if path.suffix in exported.NETS:
+        if not nets:
+            raise UsageError(f"{path} holds a net, not its weights: give the run, a .pth or a .safetensors file")
+        return exported.read(path)
     try:
         sealed = _check_bytes(path)
         content = _load(path)
@@ -137,7 +144,7 @@ def read(path: str | Path) -> dict[str, Any]:
     elif type(version) is not int:
         version = 0  # another program's word
     if version == 0:
-        return state_dicts.unwrapped(content, path)
+        return state_dicts.unwrapped(content, path) | _of_export(path)
     if version > FORMAT:
         raise UsageError(f"{path} was written by a newer version of this program: update it")
     if version < 0 or (version > 1 and not sealed):
@@ -149,6 +156,17 @@ def read(path: str | Path) -> dict[str, Any]:
     checkpoint_schema.check_nested(content, path)
     state_dicts.check_tensors(content["net"], path)
     return content
+
+
+def _of_export(path: Path) -> dict[str, Any]:
+    """What `export` has written into a file of safetensors, beside the weights."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        found = exported.from_texts(file.metadata() or {}, path) or {}
+    return {name: found[name] for name in ("metadata", "trainer") if name in found}
 
 
 def _load(path: Path) -> Any:

@@ -1,0 +1,1 @@
+"""A trained net as a file that programs without this one can use."""
