@@ -346,8 +346,8 @@ class Runs(Options):
     csv: bool = option(False, ("runs",))
     """print the table as CSV"""
 
-    json: bool = option(False, ("runs",))  # type: ignore[assignment]  # not pydantic's old method
-    """print the table as JSON"""
+    json: bool = option(False, ("runs", "predict"))  # type: ignore[assignment]  # not pydantic's old method
+    """print JSON; predict: an object a line"""
 
     curves_file: PathText | None = option("curves.png", ("runs",))
     """the picture of the curves that `runs A B` writes; None: none"""
@@ -383,6 +383,23 @@ class Sweep(Options):
 
     parallel: int = option(1, SWEEP, ge=1)
     """trials that train at a time on this machine, which share its cores and GPUs"""
+
+
+class Predict(Options):
+    top_k: int = option(1, ("predict",), ge=1)
+    """how many classes a line has, the likeliest first"""
+
+    sort_into: PathText | None = option(None, ("predict",))
+    """new folder with one for each class, and in it links to the images that are labelled so"""
+
+    unsure_below: float | None = option(None, ("predict",), gt=0, le=1)
+    """sort_into: images whose probability is less come into its folder unsure/"""
+
+    copies: bool = option(False, ("predict",))
+    """sort_into: copies in place of links"""
+
+    least_sure: PathText | None = option(None, ("predict",))
+    """a page (.html) with the images of the lowest probabilities"""
 
 
 class Export(Options):
@@ -432,7 +449,7 @@ class Diagnosis(Options):
 GROUPS = (
     *(Experiment, Data, Augmentation, Training),
     *(Optimization, Classification, Gan, Generate),
-    *(Machine, Output, Runs, Sweep, Export, Diagnosis),
+    *(Machine, Output, Runs, Sweep, Predict, Export, Diagnosis),
 )
 
 

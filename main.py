@@ -18,6 +18,7 @@ from commands.explain import explain
 from commands.export import export
 from commands.features import features
 from commands.generate import generate
+from commands.predict import predict
 from commands.replay import replay
 from commands.report import report
 from commands.runs import runs
@@ -42,7 +43,24 @@ def help(*topics: str) -> None:  # noqa: A001 - the book's name for it
     print(help_pages.page(list(topics), COMMANDS))
 
 
-ALL = (train, sweep, val, test, export, generate, explain, features, check, bench, summary, runs, report, replay, help)
+ALL = (
+    train,
+    sweep,
+    val,
+    test,
+    predict,
+    export,
+    generate,
+    explain,
+    features,
+    check,
+    bench,
+    summary,
+    runs,
+    report,
+    replay,
+    help,
+)
 COMMANDS = {command.__name__: command for command in ALL}
 
 
@@ -53,6 +71,7 @@ def main() -> None:
         if command not in ("train", "sweep") and launchers.place():
             raise UsageError(f"{command} runs in one process: type it without torchrun or srun")
         words = [command, *topics, *(f"--{name}={text}" for name, text in flags.items())]
+        words += ["--", "--separator=\0"]  # of fire's, which would be "-": to predict that is standard input
         result = fire.Fire(COMMANDS, command=words, name="main.py", serialize=lambda result: None)
         if command == "train":  # its lines are in log.txt too: it may be that nobody reads these
             process.settle()

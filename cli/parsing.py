@@ -47,7 +47,7 @@ def _split(command: str, words: list[str], with_words: bool) -> tuple[list[str],
     words = list(reversed(words))
     while words:
         word = words.pop()
-        if with_words and word and not word.startswith("-") and not _is_option(word):
+        if with_words and word and (word == "-" or not word.startswith("-")) and not _is_option(word):
             own.append(word)
             continue
         if not word.startswith("--") or not word[2:].partition("=")[0]:

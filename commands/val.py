@@ -6,6 +6,7 @@ from typing import Any
 
 from fire.decorators import SetParseFn
 
+from config import Config
 from engine import saved
 from utils.text import counted
 
@@ -32,23 +33,32 @@ def val(**flags: Any) -> dict[str, Any]:
     from engine.validation import validate
     from runs import results
 
-    dataset, metadata = saved.open_dataset(opt, checkpoint), checkpoint["metadata"]
+    dataset = saved.open_dataset(opt, checkpoint)
     items = dataset.part(opt.split, opt.val_fraction, opt.seed)
     fingerprint = dataset.fingerprint(items)
-    own = opt.split == "val" and fingerprint == metadata["images"].get("val_files", fingerprint)
-    if opt.split == "val" and not own:
-        warning = "its files are not those of the training, so some of these images may have been trained on"
+    parts = {opt.load_path: checkpoint, **checkpoint.get("others", {})}  # of an ensemble; else it alone
+    others = [p for p, c in parts.items() if c["metadata"]["images"].get("val_files", fingerprint) != fingerprint]
+    for path in others if opt.split == "val" else ():
+        whose = f" of {path}" if len(parts) > 1 else ""
+        warning = f"its files are not those of the training{whose}, so some of these images may have been trained on"
         print(f"warning: {dataset.root}: {warning}", file=sys.stderr)
     task = load_task(opt, checkpoint)
-    epoch = f" of epoch {checkpoint['trainer']['epoch']}" if "trainer" in checkpoint else ""
     with val_loader(opt, dataset, items, task) as loader:
-        print(f"{opt.model}{epoch} on {counted(len(items), f'{SPLITS[opt.split]} image')} of {dataset.root}")
+        print(f"{_who(opt, parts)} on {counted(len(items), f'{SPLITS[opt.split]} image')} of {dataset.root}")
         metrics, bad = validate(task, loader)
     print(task.messages(task).table(metrics))
     source = {"dataset": opt.dataset, "root": str(dataset.root), "split": opt.split, "fingerprint": fingerprint}
     values = {"images": len(items), "classes": task.classes, **metrics, "options": opt.read_by("val")}
-    if path := results.write_metrics(Path(opt.load_path), source, own, values):
+    own = opt.split == "val" and not others
+    if len(parts) == 1 and (path := results.write_metrics(Path(str(opt.load_path)), source, own, values)):
         print(f"written to {path}")
     for line in bad:
         print(f"replaced by another image of its class: {line}")
     return metrics
+
+
+def _who(opt: Config, parts: dict[str | None, dict[str, Any]]) -> str:
+    if len(parts) > 1:
+        return f"the mean probabilities of {len(parts)} nets"
+    trainer = parts[opt.load_path].get("trainer")
+    return f"{opt.model} of epoch {trainer['epoch']}" if trainer else opt.model

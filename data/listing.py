@@ -5,9 +5,10 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from utils.errors import UsageError
 from utils.text import printable
@@ -24,6 +25,8 @@ NO_IMAGES = {
 }
 OF_A_RUN = {"config.yaml", "metrics.jsonl"}  # a run folder's pictures are no images to learn from
 NAMED = 5  # endings in a line
+T = TypeVar("T")
+BLOCK = 10_000  # entries of a folder that are in memory at a time
 
 
 def files_below(root: Path, recursive: bool = True) -> Iterator[Path]:
@@ -189,15 +192,23 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
 
 
-def _visible(folder: Path) -> list[os.DirEntry]:
+def _visible(folder: Path) -> Iterator[os.DirEntry]:
+    """The entries of a folder, a folder itself before links to it; sorted, but for folders of very many in blocks."""
     try:
+        if all(os.path.exists(folder / name) for name in OF_A_RUN):
+            return
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK]
+            seen = (entry for entry in entries if not entry.name.startswith(".") and entry.name not in JUNK)
+            yield from in_sorted_blocks(seen, lambda entry: (entry.is_symlink(), entry.name))
     except OSError as e:
         raise UsageError(f"{folder} cannot be read: {e.strerror}") from e
-    if {entry.name for entry in found} >= OF_A_RUN:
-        return []
-    return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))  # a folder itself before links to it
+
+
+def in_sorted_blocks(found: Iterable[T], key: Callable[[T], Any] | None = None) -> Iterator[T]:
+    """Sorted where there are up to BLOCK; of more as many at a time, so that there may be any number."""
+    found = iter(found)
+    while block := list(itertools.islice(found, BLOCK)):
+        yield from sorted(block, key=key)  # type: ignore[type-var,arg-type]
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

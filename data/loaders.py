@@ -120,7 +120,7 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
         while True:
             try:
                 with workers.watchdog(self.timeout):
-                    batches = batches or self._started()
+                    batches = self._started() if batches is None else batches
                     batch = next(batches, None)
             except (RuntimeError, OSError, EOFError) as e:
                 if failure := workers.failure(e, self.timeout, self._files_of(number)):

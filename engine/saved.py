@@ -21,7 +21,9 @@ OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {  # options that name what is 
     "explain": {"heatmap_folder": ()},
     "features": {"features_file": (".npy", ".csv")},
     "export": {"export_folder": ()},
+    "predict": {"least_sure": (".html",)},
 }
+OF_SEVERAL = ("val", "test", "predict")  # an ensemble
 SHOWN = 5  # class names in a line
 
 
@@ -35,6 +37,8 @@ def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str
     if given.load_path is None:
         raise UsageError(f"{command} needs a checkpoint: --load-path=checkpoints/RUN (a run folder or a .pth file)")
     _check_paths(command, given, flags)
+    if command in OF_SEVERAL and "," in given.load_path and not os.path.exists(given.load_path):
+        return _load_several(command, flags, given.load_path.split(","))
     path = checkpoints.find(given.load_path, given.checkpoint_dir)
     checkpoint = checkpoints.read(path, nets=command in OF_FILE and command != "export")
     named = named_by(flags)
@@ -46,6 +50,15 @@ def load_saved(command: str, flags: Mapping[str, Any]) -> tuple[Config, dict[str
             )
         return _from_weights(command, flags, checkpoint, path)
     return _from_checkpoint(command, flags, named, checkpoint, path), checkpoint
+
+
+def _load_several(command: str, flags: Mapping[str, Any], paths: list[str]) -> tuple[Config, dict[str, Any]]:
+    """The options of the first of several checkpoints, and it, with the others in its entry "others" by their paths."""
+    parts = [load_saved(command, {**flags, "load_path": path}) for path in paths]
+    (opt, checkpoint), *others = parts
+    if len({part.load_path for part, _ in parts}) < len(parts):
+        raise UsageError(f"--load-path={','.join(paths)} names one checkpoint twice")
+    return opt, checkpoint | {"others": {str(part.load_path): other for part, other in others}}
 
 
 def open_dataset(opt: Config, checkpoint: Mapping[str, Any]) -> ImageData:

@@ -1,5 +1,6 @@
 """From options to what the loop needs: net, task, loaders."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,11 @@ from data.augment import Augment
 from data.cache import CachedLoader, load_cached
 from data.image_data import ImageData, Items
 from data.loaders import EpochBatchSampler, EpochLoader, Loader
+from data.sources import Source
+from data.stream import Stream
 from data.transforms import Preprocess
 from engine.device import Device, select_device
+from engine.ensemble import Ensemble
 from engine.recipe import class_weights, resized_side
 from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
@@ -160,7 +164,11 @@ def make_preprocess(opt: Config, dataset: ImageData) -> Preprocess:
 
 
 def load_task(opt: Config, checkpoint: dict[str, Any]) -> Task:
-    """The task of a checkpoint, ready to evaluate and predict."""
+    """The task of a checkpoint, ready to evaluate and predict; of several an ensemble."""
+    if others := checkpoint.get("others"):
+        all_parts = {opt.load_path: checkpoint | {"others": {}}, **others}
+        parts = [load_task(opt.model_copy(update={"load_path": path}), part) for path, part in all_parts.items()]
+        return Ensemble(parts, list(all_parts))
     metadata = checkpoint["metadata"]
     preprocess = Preprocess(**metadata["preprocess"])
     if "texts" in checkpoint:
@@ -199,6 +207,11 @@ def test_loader(opt: Config, paths: list[Path], task: Task) -> Loader:
     items, on_bad = [(path, -1) for path in paths], "fail" if opt.on_bad_image == "fail" else "blank"
     batches = EpochBatchSampler(len(items), opt.batch_size)
     return Loader(items, task.preprocess, batches, on_bad=on_bad, **_reading(opt, task.device))
+
+
+def stream_loader(opt: Config, sources: Iterable[Source], task: Task) -> Stream:
+    """Images without labels, of which there may be any number, in the order in which they come."""
+    return Stream(sources, task.preprocess, opt.batch_size, **_reading(opt, task.device))
 
 
 def _loader(

@@ -22,7 +22,6 @@ from export.graph import Graph
 from models.exported import ExportedNet
 from utils import exported, files
 from utils.errors import RunError, UsageError
-from utils.options import dashed
 from utils.text import counted
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}
@@ -36,14 +35,11 @@ class Export:
         lines: what was done. told: the same for Python: file, largest differences, ...
 
     Raises:
-        UsageError: options that have no effect on the format, or a package is missing.
+        UsageError: it is no classifier, and is to be quantized; or a package is missing.
     """
 
     def __init__(self, opt: Config, checkpoint: dict[str, Any]) -> None:
         self.checkpoint, self.asked = checkpoint, opt
-        for name, formats in (("pixels", ("onnx", "torch")), ("quantize", ("onnx",))):
-            if getattr(opt, name) and opt.format not in formats:
-                raise UsageError(f"--{dashed(name)} has no effect on --format={opt.format}: take --format={formats[0]}")
         exact = {"use_gpu": False, "amp": "off", "flip_test": False, "on_bad_image": "skip"}
         self.opt = opt.model_copy(update=exact)
         self.task = load_task(self.opt, checkpoint)

@@ -47,7 +47,7 @@ def build(subject: Subject) -> tuple[str, int]:
         tag("main", join([*body, *(paragraph(without_home(note), "note") for note in notes)])),
         tag("footer", paragraph(made)),
     ]
-    return f"<!doctype html>\n{tag('html', join([_head(title), tag('body', join(content))]), lang='en')}\n", len(body)
+    return f"<!doctype html>\n{tag('html', join([head(title), tag('body', join(content))]), lang='en')}\n", len(body)
 
 
 def _subtitle(subject: Subject) -> Markup:
@@ -55,7 +55,8 @@ def _subtitle(subject: Subject) -> Markup:
     return paragraph(", ".join(list(models)[:3]) + (", ..." if len(models) > 3 else ""), "note")
 
 
-def _head(title: str) -> Markup:
+def head(title: str) -> Markup:
+    """The page's head: it loads nothing."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     wrapped = f'document.addEventListener("DOMContentLoaded", () => {{\n{script}}});'
     return join(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -23,10 +23,16 @@ def coloured(text: str, colour: str) -> str:
 
 
 class Progress:
-    """Counts images up to `total`; shows metrics, images per second and the time left."""
+    """Counts images up to `total`; shows metrics, images per second and the time left.
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
+    Args:
+        total: None where it is not known.
+        file: where lines go, if there is no bar; None: standard output.
+    """
+
+    def __init__(self, title: str, total: int | None, done: int = 0, file: TextIO | None = None) -> None:
         self.title, self.total, self.done, self.count, self.metrics = title, total, done, done, ""
+        self.file = file
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty() and world.is_first():
@@ -47,10 +53,12 @@ class Progress:
                 self.bar.update(images)
         elif time.monotonic() - self.last_line > EVERY:
             self.last_line = time.monotonic()
-            left = (self.total - self.count) / max(self.rate, 1e-9)
-            rate = f"{self.rate:.1f} img/s  {left:.0f} s left"
+            told = f"{self.title} {self.count}" + (f"/{self.total}" if self.total is not None else "")
+            told += f"  {self.metrics}  {self.rate:.1f} img/s"
+            if self.total is not None:
+                told += f"  {(self.total - self.count) / max(self.rate, 1e-9):.0f} s left"
             with suppress(OSError):  # the output is closed
-                print(f"{self.title} {self.count}/{self.total}  {self.metrics}  {rate}", flush=True)
+                print(told, file=self.file, flush=True)
 
     def show(self, **metrics: float) -> None:
         """Sets the metrics that are shown next to the bar."""

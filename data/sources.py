@@ -1,0 +1,133 @@
+"""Images to label, wherever they are, one after the other: folders of any size, files, patterns, archives, names."""
+
+import functools
+import glob
+import io
+import os
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+
+from PIL import Image
+
+from data.listing import endings, files_below, in_sorted_blocks, is_image
+from data.reading import image_errors_as_usage
+from utils.errors import UsageError
+from utils.text import counted, printable
+
+STDIN = "-"
+KEPT = 1000  # names of files that are no images
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image: a file, or a member of a zip archive.
+
+    Attributes:
+        name: what it is called in results. path: the file, or the archive. below: its path below what was named.
+    """
+
+    name: str
+    path: Path
+    below: PurePosixPath
+    member: str | None = None
+
+    def load(self) -> Path | Image.Image:
+        """What can be read: the file, or the image of an archive.
+
+        Raises:
+            UsageError: the member cannot be read.
+        """
+        if self.member is None:
+            return self.path
+        with image_errors_as_usage(Path(self.name)):
+            return Image.open(io.BytesIO(self.data()))
+
+    def data(self) -> bytes:
+        return self.path.read_bytes() if self.member is None else _archive(self.path, os.getpid()).read(self.member)
+
+
+@functools.lru_cache(maxsize=8)
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    """Opened once by each process: they would share the place in the file."""
+    return zipfile.ZipFile(path)
+
+
+class Sources:
+    """Iterates over images, each once for each word that means it; none but those under way are in memory.
+
+    Args:
+        words: folders, with all below them, sorted in blocks; files; patterns such as `photos/**/*.jpg`; zip archives;
+            `-`: names from standard input, a line each.
+        without: a folder that is left out.
+
+    Raises:
+        UsageError: no word, or one that means nothing.
+    """
+
+    def __init__(self, words: Sequence[str | os.PathLike], without: Path | None = None, stdin: TextIO | None = None):
+        self.words = [os.path.expanduser(word) for word in words]
+        self.without = Path(os.path.abspath(without)) if without else None
+        self.stdin = stdin or sys.stdin
+        self.others: Counter[str] = Counter()
+        self.example = ""
+        if not words:
+            raise UsageError("name images: folders, files, patterns, zip archives, or - for names on standard input")
+        for word in self.words:
+            if word != STDIN and not os.path.exists(word) and next(glob.iglob(word, recursive=True), None) is None:
+                raise UsageError(f"there is no file or folder {word}: name folders, files, patterns or zip archives")
+            if os.path.isfile(word) and word.lower().endswith(".zip") and not zipfile.is_zipfile(word):
+                raise UsageError(f"{word} is damaged, or no zip archive")
+
+    def __iter__(self) -> Iterator[Source]:
+        for word in self.words:
+            if word == STDIN:
+                names = (line.rstrip("\r\n") for line in self.stdin)
+                yield from (Source(name, Path(name), _below(name)) for name in names if name.strip())
+            elif os.path.exists(word):
+                yield from self._of(Path(word))
+            else:
+                for path in in_sorted_blocks(glob.iglob(word, recursive=True)):
+                    if os.path.isfile(path):
+                        yield from self._of(Path(path), named=False)
+
+    def _of(self, path: Path, named: bool = True) -> Iterator[Source]:
+        if path.is_dir():
+            for file in files_below(path):
+                if self.without in Path(os.path.abspath(file)).parents:
+                    continue
+                if self._counts(file):
+                    yield Source(str(file), file, PurePosixPath(file.relative_to(path).as_posix()))
+        elif path.suffix.lower() == ".zip":
+            for info in _archive(path, os.getpid()).infolist():
+                if not info.is_dir() and self._counts(Path(info.filename), Path(info.filename).suffix != ""):
+                    yield Source(f"{path}/{info.filename}", path, _below(info.filename), info.filename)
+        elif named or self._counts(path):
+            yield Source(str(path), path, _below(path.name))
+
+    def _counts(self, path: Path, known: bool = True) -> bool:
+        """Whether it is an image by its name, or its content; remembers those that are not."""
+        if known and is_image(path):
+            return True
+        if not path.name.startswith("."):
+            self.others[path.suffix.lower()] += 1
+            self.example = self.example or printable(path)
+        return False
+
+    def left_out(self) -> str:
+        """A line on the files that are no images; "" where there are none."""
+        count = self.others.total()
+        if not count:
+            return ""
+        some = [Path(f"x{suffix}") for suffix, number in self.others.items() for _ in range(min(number, KEPT))]
+        return f"{counted(count, 'file')} left out as no images: {endings(some)}, as {self.example}"
+
+
+def _below(name: str) -> PurePosixPath:
+    """The name without what leads out of a folder."""
+    parts = [part for part in Path(name).parts if part not in ("..", ".", Path(name).anchor)]
+    return PurePosixPath(*parts) if parts else PurePosixPath("image")
