@@ -189,12 +189,12 @@ def _check_effect(command: str, opt: Config, places: Mapping[str, str], saved: M
     if opt.dry_run:
         reasons["profile"] = ("dry_run", "a dry run trains too little for that")
     if not opt.sort_into:
-        reasons |= {name: ("sort_into", "--sort-into=DIR makes the folder") for name in ("unsure_below", "copies")}
+        reasons |= dict.fromkeys(("unsure_below", "copies"), ("sort_into", "--sort-into=DIR makes the folder"))
     if opt.format != "onnx":
         reasons["quantize"] = ("format", f"it takes --format=onnx, not {opt.format}")
     if opt.format == "safetensors":
         why = "such a file holds the weights as they are"
-        reasons |= {name: ("format", why) for name in ("pixels", "parity")}
+        reasons |= dict.fromkeys(("pixels", "parity"), ("format", why))
     if opt.on_bad_image == "fill" and command != "test":
         raise UsageError(f"--on-bad-image=fill is for test, which fills a row: {command} takes fail or skip")
     for name, (decider, reason) in reasons.items():

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import IO, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,8 +26,16 @@ warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+class Readable(Protocol):
+    """A file, as Path is one, or what stands for one; `str` gives its name."""
+
+    def open(self, mode: str) -> IO[bytes]: ...
+
+    def read_bytes(self) -> bytes: ...
+
+
 def read(
-    source: Path | Image.Image,
+    source: Readable | Image.Image,
     side: int,
     choose_box: Callable[[tuple[int, int]], Box],
     resample: Image.Resampling = Image.Resampling.BILINEAR,
@@ -95,7 +104,7 @@ def rgb_image(source: Path | Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Readable) -> Iterator[Image.Image]:
     """An open image file, loaded unless it is a JPEG."""
     with ExitStack() as stack:
         with image_errors_as_usage(path):
@@ -152,17 +161,17 @@ def rgb(image: Image.Image, shrink: Callable[[Image.Image], Image.Image] = lambd
 
 
 @contextmanager
-def image_errors_as_usage(path: Path) -> Iterator[None]:
+def image_errors_as_usage(path: Readable) -> Iterator[None]:
     """Turns whatever Pillow raises on `path` into a UsageError."""
     try:
         yield
     except (UsageError, RunError, Stopped):  # from a signal's handler
         raise
     except Exception as e:
-        raise UsageError(f"image {printable(path)} cannot be read: {reason(path, e)}") from e
+        raise UsageError(f"image {printable(str(path))} cannot be read: {reason(path, e)}") from e
 
 
-def reason(path: Path, e: Exception) -> str:
+def reason(path: Readable, e: Exception) -> str:
     """Why Pillow could not read `path`, in plain words."""
     if isinstance(e, MemoryError):
         return "it does not fit into memory"

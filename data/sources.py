@@ -10,12 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TextIO
-
-from PIL import Image
+from typing import IO, TextIO
 
 from data.listing import endings, files_below, in_sorted_blocks, is_image
-from data.reading import image_errors_as_usage
 from utils.errors import UsageError
 from utils.text import counted, printable
 
@@ -27,6 +24,8 @@ KEPT = 1000  # names of files that are no images
 class Source:
     """An image: a file, or a member of a zip archive.
 
+    It is read as a path is, see data/reading.py.
+
     Attributes:
         name: what it is called in results. path: the file, or the archive. below: its path below what was named.
     """
@@ -36,18 +35,13 @@ class Source:
     below: PurePosixPath
     member: str | None = None
 
-    def load(self) -> Path | Image.Image:
-        """What can be read: the file, or the image of an archive.
+    def __str__(self) -> str:
+        return self.name
 
-        Raises:
-            UsageError: the member cannot be read.
-        """
-        if self.member is None:
-            return self.path
-        with image_errors_as_usage(Path(self.name)):
-            return Image.open(io.BytesIO(self.data()))
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        return self.path.open("rb") if self.member is None else io.BytesIO(self.read_bytes())
 
-    def data(self) -> bytes:
+    def read_bytes(self) -> bytes:
         return self.path.read_bytes() if self.member is None else _archive(self.path, os.getpid()).read(self.member)
 
 

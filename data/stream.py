@@ -25,7 +25,7 @@ class Reader(Dataset):
     def __getitem__(self, key: Key) -> Sample:
         number, source = key
         try:
-            return self.preprocess.eval(source.load()), -1, (0, number, 0), []
+            return self.preprocess.eval(source), -1, (0, number, 0), []
         except UsageError as e:
             return self.preprocess.blank(), UNREADABLE, (0, number, 0), [str(e)]
 

@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.image_data import IMAGENET_MEAN, IMAGENET_STD
-from data.reading import Box, read
+from data.reading import Box, Readable, read
 from utils.errors import UsageError, nearest
 
 INTERPOLATIONS = {
@@ -56,7 +55,7 @@ class Preprocess:
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def train(self, source: Path | Image.Image, key: str) -> np.ndarray:
+    def train(self, source: Readable | Image.Image, key: str) -> np.ndarray:
         """A random crop of random shape (book, chapter 6), (S, S, C) uint8; as `eval` if min_crop is 1.
 
         Args:
@@ -66,7 +65,7 @@ class Preprocess:
             return self.eval(source)
         return self._read(source, lambda size: random_crop(size, self.min_crop, random.Random(key)))
 
-    def eval(self, source: Path | Image.Image) -> np.ndarray:
+    def eval(self, source: Readable | Image.Image) -> np.ndarray:
         """The middle square, (S, S, C) uint8: the same as Resize(S / crop_pct), CenterCrop(S)."""
         return self._read(source, lambda size: center_square(size, self.crop_pct))
 
@@ -91,7 +90,7 @@ class Preprocess:
         mean, std = (images.new_tensor(values, dtype=torch.float32) * 255 for values in (self.mean, self.std))
         return (images.permute(0, 2, 3, 1).float() * std + mean).round_().clamp_(0, 255).to(torch.uint8)
 
-    def _read(self, source: Path | Image.Image, choose_box: Callable[[tuple[int, int]], Box]) -> np.ndarray:
+    def _read(self, source: Readable | Image.Image, choose_box: Callable[[tuple[int, int]], Box]) -> np.ndarray:
         pixels = read(source, self.image_size, choose_box, Image.Resampling[self.interpolation.upper()])
         return pixels if len(self.mean) == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
 

@@ -167,8 +167,11 @@ def load_task(opt: Config, checkpoint: dict[str, Any]) -> Task:
     """The task of a checkpoint, ready to evaluate and predict; of several an ensemble."""
     if others := checkpoint.get("others"):
         all_parts = {opt.load_path: checkpoint | {"others": {}}, **others}
-        parts = [load_task(opt.model_copy(update={"load_path": path}), part) for path, part in all_parts.items()]
-        return Ensemble(parts, list(all_parts))
+        members = []
+        for path, part in all_parts.items():
+            own = {"load_path": path, "model": part["metadata"]["model"]}
+            members.append(load_task(opt.model_copy(update=own), part))
+        return Ensemble(members, [str(path) for path in all_parts])
     metadata = checkpoint["metadata"]
     preprocess = Preprocess(**metadata["preprocess"])
     if "texts" in checkpoint:

@@ -107,6 +107,7 @@ def compare(sample: Sample, task: Task, log_odds: bool = False, sizes: dict[int,
     return found
 
 
+@torch.inference_mode()
 def compare_generators(task: Any, net: Any, pixels: bool) -> Parity:
     """The images of a file's net for the latents of a seed against those of the task's generator."""
     found = Parity(what="latent vector")

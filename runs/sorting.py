@@ -45,7 +45,7 @@ class Sorted:
                 number += 1
                 target = target.with_name(f"{source.below.stem}-{number}{target.suffix}")
             if source.member is not None:
-                target.write_bytes(source.data())
+                target.write_bytes(source.read_bytes())
             elif self.copies:
                 shutil.copyfile(source.path, target)
             else:
