@@ -398,6 +398,9 @@ class Predict(Options):
     copies: bool = option(False, ("predict",))
     """sort_into: copies in place of links"""
 
+    watch_folder: bool = option(False, ("predict",))
+    """go on with images that arrive in the folders later, until Ctrl-C"""
+
     least_sure: PathText | None = option(None, ("predict",))
     """a page (.html) with the images of the lowest probabilities"""
 

@@ -30,7 +30,7 @@ def predict(*images: Any, **flags: Any) -> dict[str, int]:
         python main.py predict --load-path=last photos --sort-into=sorted --unsure-below=0.8 --least-sure=look.html
     """
     opt, checkpoint = saved.load_saved("predict", flags)
-    found = Sources(images, Path(opt.sort_into) if opt.sort_into else None)
+    found = Sources(images, Path(opt.sort_into) if opt.sort_into else None, opt.watch_folder)
 
     from engine.device import oom_as_failure
     from engine.predicting import predictions

@@ -5,18 +5,21 @@ import glob
 import io
 import os
 import sys
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TextIO
+from typing import IO
 
 from data.listing import endings, files_below, in_sorted_blocks, is_image
 from utils.errors import UsageError
 from utils.text import counted, printable
 
 STDIN = "-"
+LOOK, SETTLED = 1.0, 1.0  # seconds between two looks at a watched folder; for which a file of it has not changed
 KEPT = 1000  # names of files that are no images
 
 
@@ -58,29 +61,48 @@ class Sources:
         words: folders, with all below them, sorted in blocks; files; patterns such as `photos/**/*.jpg`; zip archives;
             `-`: names from standard input, a line each.
         without: a folder that is left out.
+        watch: never end, and give new files of folders as they arrive; None where all that is there has been given.
 
     Raises:
         UsageError: no word, or one that means nothing.
     """
 
-    def __init__(self, words: Sequence[str | os.PathLike], without: Path | None = None, stdin: TextIO | None = None):
-        self.words = [os.path.expanduser(word) for word in words]
+    def __init__(self, words: Sequence[str | os.PathLike], without: Path | None = None, watch: bool = False) -> None:
+        self.words, self.watch = [os.path.expanduser(word) for word in words], watch
         self.without = Path(os.path.abspath(without)) if without else None
-        self.stdin = stdin or sys.stdin
         self.others: Counter[str] = Counter()
         self.example = ""
         if not words:
             raise UsageError("name images: folders, files, patterns, zip archives, or - for names on standard input")
         for word in self.words:
+            if watch and not os.path.isdir(word):
+                raise UsageError(f"--watch-folder takes folders: {word} is none")
             if word != STDIN and not os.path.exists(word) and next(glob.iglob(word, recursive=True), None) is None:
                 raise UsageError(f"there is no file or folder {word}: name folders, files, patterns or zip archives")
             if os.path.isfile(word) and word.lower().endswith(".zip") and not zipfile.is_zipfile(word):
                 raise UsageError(f"{word} is damaged, or no zip archive")
 
-    def __iter__(self) -> Iterator[Source]:
+    @property
+    def may_wait(self) -> bool:
+        """Whether somebody else decides when the next one comes."""
+        return self.watch or STDIN in self.words
+
+    def __iter__(self) -> Iterator[Source | None]:
+        seen: set[str] = set()
+        while self.watch:
+            for source in self._once():
+                if source.name not in seen and _is_whole(source.path):
+                    seen.add(source.name)
+                    yield source
+            yield None
+            time.sleep(LOOK)
+        yield from self._once()
+
+    def _once(self) -> Iterator[Source]:
+        self.others.clear()
         for word in self.words:
             if word == STDIN:
-                names = (line.rstrip("\r\n") for line in self.stdin)
+                names = (line.rstrip("\r\n") for line in sys.stdin)
                 yield from (Source(name, Path(name), _below(name)) for name in names if name.strip())
             elif os.path.exists(word):
                 yield from self._of(Path(word))
@@ -119,6 +141,13 @@ class Sources:
             return ""
         some = [Path(f"x{suffix}") for suffix, number in self.others.items() for _ in range(min(number, KEPT))]
         return f"{counted(count, 'file')} left out as no images: {endings(some)}, as {self.example}"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether nobody writes to it any more, as far as its time tells."""
+    with suppress(OSError):  # it is gone again
+        return path.stat().st_mtime < time.time() - SETTLED
+    return False
 
 
 def _below(name: str) -> PurePosixPath:

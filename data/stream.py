@@ -1,5 +1,6 @@
 """Reads images of which nobody knows how many there are, by worker processes and in the order in which they come."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -31,18 +32,21 @@ class Reader(Dataset):
 
 
 class Batches:
-    """Lists of keys; keeps the sources whose batch has not been taken yet."""
+    """Lists of keys, full but where no more sources are there yet (None); keeps those whose batch was not taken."""
 
-    def __init__(self, sources: Iterable[Source], batch_size: int) -> None:
+    def __init__(self, sources: Iterable[Source | None], batch_size: int) -> None:
         self.sources, self.batch_size = sources, batch_size
         self.pending: dict[int, Source] = {}
 
     def __iter__(self) -> Iterator[list[Key]]:
         keys: list[Key] = []
-        for number, source in enumerate(self.sources):
-            self.pending[number] = source
-            keys.append((number, source))
-            if len(keys) == self.batch_size:
+        numbers = itertools.count()
+        for source in self.sources:
+            if source is not None:
+                number = next(numbers)
+                self.pending[number] = source
+                keys.append((number, source))
+            if keys and (source is None or len(keys) == self.batch_size):
                 yield keys
                 keys = []
         if keys:
@@ -56,12 +60,12 @@ class Stream(Loader):
     """Batches of images that are read as they come; see Loader, whose faults it tells as well.
 
     Args:
-        sources: asked for no more of them than are being read.
+        sources: asked for no more of them than are being read; None: what is there is to be read without waiting.
     """
 
     def __init__(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[Source | None],
         preprocess: Preprocess,
         batch_size: int,
         num_workers: int = 0,

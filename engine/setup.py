@@ -1,6 +1,5 @@
 """From options to what the loop needs: net, task, loaders."""
 
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from data.augment import Augment
 from data.cache import CachedLoader, load_cached
 from data.image_data import ImageData, Items
 from data.loaders import EpochBatchSampler, EpochLoader, Loader
-from data.sources import Source
+from data.sources import Sources
 from data.stream import Stream
 from data.transforms import Preprocess
 from engine.device import Device, select_device
@@ -212,9 +211,11 @@ def test_loader(opt: Config, paths: list[Path], task: Task) -> Loader:
     return Loader(items, task.preprocess, batches, on_bad=on_bad, **_reading(opt, task.device))
 
 
-def stream_loader(opt: Config, sources: Iterable[Source], task: Task) -> Stream:
+def stream_loader(opt: Config, sources: Sources, task: Task) -> Stream:
     """Images without labels, of which there may be any number, in the order in which they come."""
-    return Stream(sources, task.preprocess, opt.batch_size, **_reading(opt, task.device))
+    reading = _reading(opt, task.device) | ({"timeout": 0} if sources.may_wait else {})
+    reading |= {"num_workers": 0} if sources.watch else {}  # worker processes are asked for images in advance
+    return Stream(sources, task.preprocess, opt.batch_size, **reading)
 
 
 def _loader(

@@ -294,6 +294,7 @@ def _training(run: Path, new: list[str], on: list[str], env: dict[str, str], err
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches it through the worker, once
     die_with_parent()  # the server, which ends with the worker
+    multiprocessing.set_start_method(None, force=True)  # this server's way would be that of the loader's processes
     os.environ |= env
     nowhere, said = os.open(os.devnull, os.O_RDWR), errors.open("a")
     worker = multiprocessing.parent_process()

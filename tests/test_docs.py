@@ -75,7 +75,7 @@ def shortened(line: str) -> list[str]:
     short = {"num_workers": "0"}
     if "--resume" in line:
         short = {"max_epoch": "2"}
-    elif command not in ("val", "test", "explain", "features"):
+    elif command not in ("val", "test", "predict", "export", "explain", "features"):
         short = SHORT | (SHORT_GAN if "anime" in line.lower() else {})
         short = {name: value for name, value in short.items() if command in Config.commands_of(name)}
         if not LARGE & {flag.strip("-") for flag in flags} and re.search("--(model|pretrained|config=(?!demo))", line):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -110,6 +111,7 @@ def test_wrong_files_are_named_and_not_fatal(predict, dogcat, command, tiny_run,
         (["{dogcat}/test1", "--sort-into={dogcat}"], "is not empty"),
         (["{dogcat}/test1", "--topk=3"], "Did you mean top_k?"),
         (["{tmp}/bad.zip"], "bad.zip is damaged, or no zip archive"),
+        (["{tmp}/bad.zip", "--watch-folder"], "--watch-folder takes folders"),
         (["{tmp}/empty"], "there is no image in what was named"),
     ],
 )
@@ -171,6 +173,26 @@ def test_lines_come_while_names_are_still_awaited(tiny_run, dogcat):
     assert process.poll() is None and lines[0].startswith("image,") and lines[2].startswith(str(image))
     process.stdin.close()
     assert process.stdout.read() == "" and process.wait(60) == 0
+
+
+def test_a_watched_folder_is_labelled_as_images_arrive(tiny_run, dogcat, tmp_path):
+    images = sorted((dogcat / "test1").iterdir())
+    (tmp_path / "in").mkdir()
+    shutil.copy(images[0], tmp_path / "in" / "a.jpg")
+    words = [f"--load-path={tiny_run}", f"{tmp_path}/in", "--watch-folder"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), "predict", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[1].startswith(f"{tmp_path}/in/a.jpg,")
+    shutil.copy(images[1], tmp_path / "in" / "b.jpg")
+    assert process.stdout.readline().startswith(f"{tmp_path}/in/b.jpg,")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and not out and "Traceback" not in err, err
 
 
 # ---- what is said

@@ -290,6 +290,19 @@ def test_a_sweep_leaves_runs_a_preset_of_the_best_and_goes_on_to_more(run_sweep,
     assert code == 2 and "again" in err and err.count("\n") == 1
 
 
+def test_a_trial_starts_processes_as_a_plain_run_does(run_sweep, tmp_path):
+    """Readers of images that were started as the sweep starts its trainings once imported torch anew: 7 s a trial."""
+    (tmp_path / "mine.py").write_text(
+        "import multiprocessing\nfrom runs.sinks import Sink\n\nclass Says(Sink):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        f"        open({str(tmp_path / 'said')!r}, 'w').write(str(multiprocessing.get_start_method()))\n"
+    )
+    code, out, err = run_sweep("--trials=1", "--lr=1e-3..1e-2", f"--sinks={tmp_path}/mine.py:Says")
+    usual = [sys.executable, "-c", "import multiprocessing; print(multiprocessing.get_start_method())"]
+    assert code == 0 and (tmp_path / "said").is_file(), out + err
+    assert (tmp_path / "said").read_text() == subprocess.run(usual, capture_output=True, text=True).stdout.strip()
+
+
 def test_a_trial_that_fails_is_a_row_with_its_reason(run_sweep, tmp_path):
     code, out, err = run_sweep("--lr=1e-3,1e30", "--optimizer=SGD", "--max-epoch=2", "--sampler=grid")
     assert code == 0 and not err, err
