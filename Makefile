@@ -33,6 +33,7 @@ torture: $(READY)
 	$(RUN) tests/torture.py --data=$(or $(DATA),data/demo/train)
 	$(RUN) tests/torture_processes.py --data=$(or $(DATA),data/demo/train)
 	$(RUN) tests/torture_sweeps.py
+	$(RUN) tests/families.py --everything
 	[ "$$(id -u)" != 0 ] || ! command -v ip > /dev/null || $(RUN) tests/torture_machines.py --times=3
 
 lint: $(READY)

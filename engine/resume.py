@@ -92,7 +92,7 @@ def check_named(saved: Mapping[str, Any], given: Any, options: tuple[str, ...], 
 
 
 def _folder(path: str, runs: str) -> Path:
-    folder = checkpoints.newest(runs, "config.yaml") if path == "last" else Path(path)
+    folder = checkpoints.newest(runs, "config.yaml") if path == "last" else checkpoints.named(path, runs)
     if not os.path.isdir(folder):
         what = f"{folder} is a file" if os.path.exists(folder) else f"no run folder {folder}"
         raise UsageError(f"{what}: give a folder of {runs}/ as --resume=RUN_FOLDER, or --resume=last")

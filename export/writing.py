@@ -155,6 +155,10 @@ class Export:
             own = parity.with_net(self.task, net)
             found = parity.compare(sample, own, log_odds=self.opt.pixels).checked(name)
         self.told |= {"logits": found.logits, "probabilities": found.probabilities, "changed": found.changed}
+        if self.asked.flip_test:
+            self.lines.append(
+                "the file answers for an image alone; val: the mean with its mirror image (--flip-test)"
+            )
         line = f"the same answers as the net, in batches of {', '.join(map(str, sorted(parity.SIZES)))}: {found}"
         self.lines.append(line)
         if sample is not None and dataset is not None:

@@ -36,6 +36,7 @@ TORCHVISION += ["regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1
 TIMM = ["efficientvit_b0", "ghostnet_100", "levit_128s", "mixer_s32_224", "mobilevit_xxs", "resnet10t"]
 TIMM += ["vit_tiny_patch16_224", "xcit_nano_12_p16_224"]
 FAMILIES = [*TORCHVISION, *(f"timm/{name}" for name in TIMM)]
+QUICK = ["resnet18", "squeezenet1_1", "mnasnet0_5", "mobilenet_v3_small", "timm/resnet10t", "timm/vit_tiny_patch16_224"]
 MORE = ["convnext_tiny", "densenet121", "inception_v3", "maxvit_t", "resnext50_32x4d", "swin_t", "vit_b_32"]
 MORE += ["timm/convnextv2_atto", "timm/eva02_tiny_patch14_224", "timm/poolformer_s12"]
 MORE += ["timm/swinv2_tiny_window8_256", "timm/cspresnet50"]

@@ -35,9 +35,9 @@ SEAL, DIGITS = b"sha256=", 64  # the zip comment: the mark, and as many hexadeci
 def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
     """The checkpoint file meant by `path`: a file, or a run folder's best.pth (last.pth where there is no best).
 
-    `last` means the newest run folder in `runs`.
+    `last` means the newest run folder in `runs`; the name of one there will do, too.
     """
-    path = newest(runs) if str(path) == "last" else Path(os.path.expanduser(path))
+    path = newest(runs) if str(path) == "last" else named(path, runs)
     if os.path.isdir(path):
         for name in ("best.pth", "last.pth"):
             if (path / name).is_file():
@@ -46,6 +46,12 @@ def find(path: str | Path, runs: str | Path = "checkpoints") -> Path:
     if not os.path.isfile(path):
         raise UsageError(f"no checkpoint {path}: give a .pth file or a run folder (checkpoints/...)")
     return path
+
+
+def named(path: str | Path, runs: str | Path) -> Path:
+    """The path, or the folder of this name in `runs` where there is nothing of that path."""
+    path = Path(os.path.expanduser(path))
+    return Path(runs, path) if not os.path.exists(path) and os.path.isdir(Path(runs, path)) else path
 
 
 def newest(runs: str | Path, holding: str = "last.pth") -> Path:
