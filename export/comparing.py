@@ -1,0 +1,128 @@
+"""Compares a file with the net that it was made from, on images of the run."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import Config
+from data.image_data import ImageData, Items
+from data.loaders import EpochLoader
+from engine import saved
+from engine.device import select_device
+from engine.setup import load_task, val_loader
+from engine.tasks.base import Task
+from engine.tasks.gan import Gan
+from engine.validation import validate
+from export import parity
+from models.exported import ExportedNet
+from utils.errors import UsageError
+from utils.text import counted
+
+MOST = max(parity.SIZES)  # images at once
+
+
+class Comparison:
+    """Of one run.
+
+    Args:
+        opt: the options by which the file answers: on the CPU, in float32. asked: those of `val`. task: of `opt`.
+
+    Attributes:
+        lines: what was found. told: the same for Python: the largest differences, and accuracies.
+    """
+
+    def __init__(self, opt: Config, asked: Config, checkpoint: dict[str, Any], task: Task) -> None:
+        self.opt, self.asked, self.checkpoint, self.task = opt, asked, checkpoint, task
+        self.lines: list[str] = []
+        self.told: dict[str, Any] = {}
+        self.sample: tuple[parity.Sample, ImageData] | None = None
+
+    def draw(self) -> None:
+        """Takes images of the validation part, and asks the net; a generator needs none.
+
+        Raises:
+            UsageError: they are not at hand.
+        """
+        if not isinstance(self.task, Gan):
+            dataset, items = self.images("val", parity.IMAGES)
+            with self.loader(dataset, items, MOST) as loader:
+                self.sample = parity.Sample.of(self.task, loader), dataset
+
+    def check(self, name: str, data: bytes, texts: dict[str, str]) -> str:
+        """Asks the file as well; returns what was found in a line.
+
+        Raises:
+            RunError: it answers otherwise.
+        """
+        net: Any = ExportedNet(data, Path(name).suffix, texts)
+        if self.sample is None:
+            found = parity.compare_generators(self.task, net.run, self.opt.pixels).checked(name)
+        else:
+            own = parity.with_net(self.task, net)
+            found = parity.compare(self.sample[0], own, log_odds=self.opt.pixels).checked(name)
+        self.told |= {"logits": found.logits, "probabilities": found.probabilities, "changed": found.changed}
+        line = f"the same answers as the net, in batches of {', '.join(map(str, sorted(parity.SIZES)))}: {found}"
+        self.lines.append(line)
+        if self.sample and name.endswith(".onnx"):
+            count, others = parity.reading(*self.sample, self.task)
+            told = f"predict.py reads {count - len(others)} of {counted(count, 'image file')} as the training did"
+            self.lines += ["; ".join([told, *others[:3]])] if count else []
+        if self.sample:
+            self._as_val(self.sample[0])
+        return line
+
+    def _as_val(self, sample: parity.Sample) -> None:
+        """How what `val` does otherwise changes the answers: its number format, and mirror images."""
+        if self.asked.flip_test:
+            self.lines.append("the file answers for an image alone, val for it and its mirror image (--flip-test)")
+        device = select_device(self.asked)
+        if device.amp is not None:
+            task = load_task(self.asked.model_copy(update={"flip_test": False}), self.checkpoint)
+            found = parity.compare(sample, task, sizes={MOST: parity.SIZES[MOST]})
+            numbers, of = device.metadata()["numbers"], f"{found.changed} of {found.images}"
+            self.lines.append(
+                f"val computes in {numbers} here, and the file in fp32: probabilities differ by up to "
+                f"{found.probabilities:.1e}, classes changed: {of}"
+            )
+
+    def images(self, split: str, count: int | None = None) -> tuple[ImageData, Items]:
+        """So many images of a part, drawn by the seed; all where `count` is None.
+
+        Raises:
+            UsageError: the data set cannot be opened.
+        """
+        try:
+            dataset = saved.open_dataset(self.opt, self.checkpoint)
+        except UsageError as e:
+            raise UsageError(f"no images to compare with ({e}): give --train-data-root=DIR, or --no-parity") from e
+        items = dataset.part(split, self.opt.val_fraction, self.opt.seed)
+        if count is not None and count < len(items):
+            items = random.Random(self.opt.seed).sample(items, count)
+        return dataset, items
+
+    def loader(self, dataset: ImageData, items: Items, size: int) -> EpochLoader:
+        return val_loader(self.opt.model_copy(update={"batch_size": size}), dataset, items, self.task)
+
+    def inputs(self, count: int) -> Iterator[np.ndarray]:
+        """Batches of training images, as the file takes them."""
+        with self.loader(*self.images("train", count), MOST) as loader:
+            for batch in loader.set_epoch(0):
+                images = batch.images if self.opt.pixels else self.task.preprocess.normalize(batch.images)
+                yield images.contiguous().numpy()
+
+    def cost(self, name: str, small: bytes, data: bytes, texts: dict[str, str]) -> str:
+        """What a smaller file in place of `data` costs on the whole validation part, in a line."""
+        dataset, items = self.images("val")
+        scores = []
+        for model in (data, small):
+            task = parity.with_net(self.task, ExportedNet(model, ".onnx", texts))
+            with self.loader(dataset, items, self.opt.batch_size) as loader:
+                scores.append(validate(task, loader)[0]["accuracy"])
+        self.told |= {"accuracy": scores[0], "accuracy_int8": scores[1]}
+        line = f"{name}, {len(small) / 2**20:.1f} MiB: accuracy {scores[1]:.4f} in place of {scores[0]:.4f} "
+        line += f"({scores[1] - scores[0]:+.4f}) on {counted(len(items), 'validation image')}"
+        self.lines.append(line)
+        return line
