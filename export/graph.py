@@ -18,6 +18,7 @@ from utils import exported
 from utils.errors import RunError, UsageError
 
 EXAMPLES = 2  # in the batch that the net is traced with: with 1, torch takes the batch's size for a constant
+TORCH = (2, 9)  # the oldest whose exporters know batch norm and batches of any size
 LARGEST = 2**31  # bytes of an ONNX file: a limit of protobuf
 
 
@@ -90,8 +91,10 @@ class Graph:
         """With a batch of any size.
 
         Raises:
+            UsageError: torch is too old.
             RunError: torch.export cannot follow its forward.
         """
+        check_torch()
         with _silent("torch.export"), torch.no_grad():
             batch = {0: torch.export.Dim("N", min=1)}
             return torch.export.export(self.net, (self.example,), dynamic_shapes=(batch,), strict=False)
@@ -123,6 +126,16 @@ class Graph:
             proto = found.model_proto
         onnx.helper.set_model_props(proto, texts)
         return proto.SerializeToString(), next(o.version for o in proto.opset_import if not o.domain)
+
+
+def check_torch() -> None:
+    """Raises UsageError where torch is older than TORCH."""
+    found, wanted = torch.__version__.split("+")[0], ".".join(map(str, TORCH))
+    if tuple(map(int, found.split(".")[:2])) < TORCH:
+        raise UsageError(
+            f"export needs torch {wanted} or newer, and this is {found}: {exported.INSTALL} 'torch>={wanted}'; "
+            "--format=safetensors does without"
+        )
 
 
 def packages() -> Any:

@@ -11,7 +11,7 @@ from engine.tasks.gan import Gan
 from export import quantization
 from export.card import card
 from export.comparing import Comparison
-from export.graph import Graph, packages
+from export.graph import Graph, check_torch, packages
 from utils import exported, files
 from utils.errors import RunError, UsageError
 from utils.text import counted
@@ -35,6 +35,8 @@ class Export:
         self.checkpoint, self.asked = checkpoint, opt
         exact = {"use_gpu": False, "amp": "off", "flip_test": False, "on_bad_image": "skip"}
         self.opt = opt.model_copy(update=exact)
+        if opt.format != "safetensors":
+            check_torch()
         if opt.format == "onnx":
             packages()
         self.task = load_task(self.opt, checkpoint)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import models
 from export import parity, predict
-from export.graph import Graph
+from export.graph import TORCH, Graph
 from models.exported import ExportedNet
 from utils import checkpoints
 from utils.errors import UsageError
@@ -26,6 +26,10 @@ sys.modules["torch"] = None
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH:
+    pytest.skip("export needs a newer torch", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +248,13 @@ def test_a_package_that_lacks_is_named_before_anything_is_done(name, run, comman
     monkeypatch.setitem(sys.modules, name, None)
     code, _, err = command("export", f"--load-path={run}", f"--export-folder={tmp_path}/out")
     assert code == 2 and name in err and "pip install" in err and err.count("\n") == 1, err
+
+
+def test_a_torch_that_is_too_old_is_named(run, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
+    code, _, err = command("export", f"--load-path={run}", f"--export-folder={tmp_path}/out")
+    assert code == 2 and "export needs torch 2.9 or newer, and this is 2.6.0" in err and err.count("\n") == 1, err
+    assert command("export", f"--load-path={run}", f"--export-folder={tmp_path}/out", "--format=safetensors")[0] == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not a net", "cut"])
