@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models.basic_module import BasicModule
 
@@ -22,6 +23,13 @@ def conv(c_in: int, c_out: int) -> nn.Conv2d:
     layer = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
     nn.init.dirac_(layer.weight[:c_in])
     return layer
+
+
+class GlobalMaxPool(nn.Module):
+    """(N, C, H, W) -> (N, C, 1, 1): AdaptiveMaxPool2d(1), value for value, of which older torch makes no ONNX."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(maps, maps.shape[2:])
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -53,7 +61,7 @@ class CifarNet(BasicModule):
             ConvBlock(8 * in_channels, self.widths[0]),
             ConvBlock(self.widths[0], self.widths[1]),
             ConvBlock(self.widths[1], self.widths[2]),
-            nn.AdaptiveMaxPool2d(1),
+            GlobalMaxPool(),
         )
         self.head = nn.Linear(self.widths[2], num_classes, bias=False)
 

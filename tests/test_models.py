@@ -366,3 +366,15 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save({"epoch": 3, "weight": torch.ones(1)}, path)
     assert "its entry 'epoch' is a int" in refusal(models.build, "SqueezeNet", 2, weights=path)
     assert "none.pth" in refusal(models.build, "SqueezeNet", 2, weights=tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("side", [1, 3, 4])
+def test_the_global_max_pool_is_torchs_with_its_gradients(side):
+    from models.cifarnet import GlobalMaxPool
+
+    maps = torch.randn(4, 8, side, side).round()  # with values that are equal
+    ours, theirs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    out, expected = GlobalMaxPool()(ours), torch.nn.AdaptiveMaxPool2d(1)(theirs)
+    for result in (out, expected):
+        (result * torch.arange(8.0)[:, None, None]).sum().backward()
+    assert torch.equal(out, expected) and torch.equal(ours.grad, theirs.grad)
