@@ -161,9 +161,13 @@ def packages() -> Any:
 def _silent(who: str) -> Any:
     """Without what the exporter prints and logs; what it raises as one line."""
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     except (UsageError, RunError, MemoryError):

@@ -18,7 +18,7 @@ from export import parity, predict
 from export.graph import TORCH, Graph
 from models.exported import ExportedNet
 from utils import checkpoints
-from utils.errors import UsageError
+from utils.errors import RunError, UsageError
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -271,6 +271,15 @@ def test_a_net_is_no_start_for_a_training(onnx, dogcat, command, tmp_path):
     words = [*unless_given(TINY, ()), f"--train-data-root={dogcat}/train", f"--checkpoint-dir={tmp_path}"]
     code, _, err = command("train", *words, f"--load-path={onnx}/images/model.onnx")
     assert code == 2 and "holds a net, not its weights" in err and err.count("\n") == 1, err
+
+
+def test_a_net_that_cannot_be_followed_is_told_in_one_line(capfd):
+    task = task_of("LeNet")
+    forward = task.net.forward
+    task.net.forward = lambda images: forward(images) if images.sum() > 0 else forward(-images)
+    with pytest.raises(RunError, match="the net cannot be exported: torch.export says"):
+        Graph.of(task, False).traced()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_task_of_another_kind_is_refused():
