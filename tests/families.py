@@ -30,7 +30,7 @@ from utils import exported  # noqa: E402
 
 CLASSES = ["a", "b", "c"]
 GREY = ("DigitNet", "ConvNet", "MNISTNet", "MNISTGAN", "LeNet")
-SIDES = {"AnimeGAN": 96, "MNISTGAN": 28, "inception_v3": 96, "AlexNet": 224, "SqueezeNet": 224, "ResNet34": 64}
+SIDES = {"AnimeGAN": 96, "MNISTGAN": 28, "inception_v3": 192, "AlexNet": 224, "SqueezeNet": 224, "ResNet34": 64}
 TORCHVISION = ["alexnet", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"]
 TORCHVISION += ["regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "vgg11_bn"]
 TIMM = ["efficientvit_b0", "ghostnet_100", "levit_128s", "mixer_s32_224", "mobilevit_xxs", "resnet10t"]
