@@ -79,7 +79,7 @@ class Experiment(Options):
     """arguments of the net's class, as "width=2 depth=3"; in YAML a mapping"""
 
     load_path: PathText | None = option(None, ("train", *OF_FILE, "generate", "features", "explain", "summary"))
-    """checkpoint, run folder (last: the newest run) or exported file; val, test, predict: A,B is the mean of both"""
+    """checkpoint, run folder (last: the newest) or exported file; A,B: their mean; for train: weights to start from"""
 
     pretrained: bool = option(False, ("train",))
     """start from published weights (torchvision's or timm's cache, or the file --load-path)"""
