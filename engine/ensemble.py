@@ -7,9 +7,8 @@ import torch
 from data.batch import Batch
 from engine.tasks.base import Task
 from engine.tasks.classify import Classify
+from models.exported import logarithms
 from utils.errors import UsageError
-
-TINY = 1e-37  # the least probability whose logarithm is taken; float32
 
 
 class Ensemble(Classify):
@@ -45,4 +44,4 @@ class Ensemble(Classify):
         """Yields each batch with the logarithms of the mean probabilities, (N, K)."""
         for batch in batches:
             answers = [logits for member in self.members for _, logits in member.predict([batch])]
-            yield batch, torch.stack([logits.softmax(dim=1) for logits in answers]).mean(dim=0).clamp(TINY).log()
+            yield batch, logarithms(torch.stack([logits.softmax(dim=1) for logits in answers]).mean(dim=0))

@@ -11,8 +11,6 @@ from torch import nn
 
 from utils import exported
 
-TINY = 1e-37  # the least probability whose logarithm is taken; float32
-
 
 class ExportedNet(nn.Module):
     """A classifier from a file: images (N, C, S, S) float32, normalized -> logits (N, K), on the CPU.
@@ -39,7 +37,12 @@ class ExportedNet(nn.Module):
         if not self.pixels:
             return self.run(images.contiguous()).to(place)
         pixels = ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        return self.run(pixels.permute(0, 2, 3, 1).contiguous()).clamp(TINY).log().to(place)
+        return logarithms(self.run(pixels.permute(0, 2, 3, 1).contiguous())).to(place)
+
+
+def logarithms(probabilities: torch.Tensor) -> torch.Tensor:
+    """Those of float32 numbers; of 0 a finite one, too."""
+    return probabilities.clamp(1e-37).log()
 
 
 def _onnx(source: Path | bytes) -> Any:
