@@ -10,7 +10,7 @@ from cli import presets
 from cli.resolve import TASKS
 from config import Config
 from utils import registry
-from utils.errors import UsageError, nearest
+from utils.errors import UsageError, install, nearest
 from utils.options import dashed
 
 WIDTH = 110
@@ -83,7 +83,7 @@ def overview(commands: Commands) -> str:
     timm = (
         f"timm's {len(models.timm_names())}"
         if models.timm_names()
-        else f"timm's, once it is installed: {models.INSTALL_TIMM}"
+        else f"timm's, once it is installed: {install('timm')}"
     )
     parts.append(_wrap(f"timm/NAME: {timm}"))
     parts.append(_wrap("path/to/file.py:Class or package.module:Class: an nn.Module of yours"))

@@ -15,7 +15,7 @@ from data.transforms import Preprocess
 from engine.tasks.base import Task
 from engine.tasks.gan import Gan
 from utils import exported
-from utils.errors import RunError, UsageError
+from utils.errors import RunError, UsageError, install
 
 EXAMPLES = 2  # in the batch that the net is traced with: with 1, torch takes the batch's size for a constant
 TORCH = (2, 9)  # the oldest whose exporters know batch norm and batches of any size
@@ -132,9 +132,9 @@ def check_torch() -> None:
     """Raises UsageError where torch is older than TORCH."""
     found, wanted = torch.__version__.split("+")[0], ".".join(map(str, TORCH))
     if tuple(map(int, found.split(".")[:2])) < TORCH:
+        needed = install(f"'torch>={wanted}'")
         raise UsageError(
-            f"export needs torch {wanted} or newer, and this is {found}: {exported.INSTALL} 'torch>={wanted}'; "
-            "--format=safetensors does without"
+            f"export needs torch {wanted} or newer, and this is {found}: {needed}; --format=safetensors does without"
         )
 
 
@@ -148,10 +148,9 @@ def packages() -> Any:
         import onnx
         import onnxscript  # noqa: F401 - torch imports it
     except ImportError as e:
-        needed = "onnx onnxscript onnxruntime"
+        needed = install("onnx", "onnxscript", "onnxruntime")
         raise UsageError(
-            f"--format=onnx needs the packages onnx, onnxscript and onnxruntime: {exported.INSTALL} {needed}; "
-            "--format=torch needs none"
+            f"--format=onnx needs the packages onnx, onnxscript and onnxruntime: {needed}; --format=torch needs none"
         ) from e
     exported.onnxruntime()
     return onnx

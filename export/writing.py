@@ -13,7 +13,7 @@ from export.card import card
 from export.comparing import Comparison
 from export.graph import Graph, check_torch, packages
 from utils import exported, files
-from utils.errors import RunError, UsageError
+from utils.errors import RunError, UsageError, install
 from utils.text import counted
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}
@@ -107,9 +107,7 @@ class Export:
         try:
             from safetensors.torch import load, save
         except ImportError as e:
-            raise UsageError(
-                f"--format=safetensors needs the package safetensors: {exported.INSTALL} safetensors"
-            ) from e
+            raise UsageError(f"--format=safetensors needs the package safetensors: {install('safetensors')}") from e
         texts = exported.texts(self.checkpoint, self.run)
         own = self.task.net.state_dict()
         weights = {name: tensor.detach().clone().contiguous() for name, tensor in own.items()}

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import registry
-from utils.errors import UsageError, nearest
+from utils.errors import UsageError, install, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent
 TIMM = "timm/"
-INSTALL_TIMM = "PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt timm"
 FROM_DATA = ("num_classes", "in_channels", "image_size")  # arguments of a model that the data set decides
 # the same of torchvision's and timm's, and what is asked for by options of the program
 OF_LIBRARIES = (*FROM_DATA, "in_chans", "img_size", "input_size", "aux_logits", "weights", "progress", "pretrained")
@@ -81,7 +80,7 @@ def find(name: str) -> str:
 def _find_timm(name: str) -> str:
     """timm/NAME or timm/NAME.TAG; a tag names one of a model's pretrained weights."""
     if not timm_names():
-        raise UsageError(f"{name}: timm is not installed; type {INSTALL_TIMM}")
+        raise UsageError(f"{name}: timm is not installed; type {install('timm')}")
     short, dot, tag = name.removeprefix(TIMM).partition(".")
     found = next((known for known in timm_names() if known.lower() == short.lower()), None)
     if found is None:

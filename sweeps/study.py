@@ -12,14 +12,12 @@ from typing import Any
 
 from sweeps.folder import Trial
 from sweeps.space import Choice, Range, Space, points
-from utils.errors import UsageError
+from utils.errors import UsageError, install
 
 try:
     import optuna
 except ImportError as e:
-    raise UsageError(
-        "sweep needs the package optuna: PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt optuna"
-    ) from e
+    raise UsageError(f"sweep needs the package optuna: {install('optuna')}") from e
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils import checkpoint_schema, exported, files, old_checkpoints, state_dicts
-from utils.errors import UsageError
+from utils.errors import UsageError, install
 
 FORMAT = 3
 SEAL, DIGITS = b"sha256=", 64  # the zip comment: the mark, and as many hexadecimal digits
@@ -183,7 +183,7 @@ def _load(path: Path) -> Any:
         try:
             from safetensors.torch import load_file
         except ImportError as e:
-            raise UsageError(f"{path}: type pip install safetensors to read such a file") from e
+            raise UsageError(f"{path}: to read such a file, type {install('safetensors')}") from e
         return load_file(path)
     with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its options
         warnings.simplefilter("ignore")  # on old pickle protocols

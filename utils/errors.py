@@ -47,6 +47,11 @@ def in_import(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+def install(*packages: str) -> str:
+    """What to type to have packages, in the versions that the tests ran with."""
+    return f"PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt {' '.join(packages)}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean X?' for the known name most like `name`, or '' where none is alike."""
     by_lower: dict[str, str] = {}

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint_schema
-from utils.errors import UsageError
+from utils.errors import UsageError, install
 from utils.text import without_home
 
 NETS = (".onnx", ".pt2")  # endings of files that hold a net, not weights for one
 EXTRA = "metadata.json"  # of a .pt2 file
-INSTALL = "PIP_CONSTRAINT=constraints.txt pip install -r requirements.txt"
 
 
 def texts(checkpoint: Mapping[str, Any], run: str, **more: str) -> dict[str, str]:
@@ -75,7 +74,7 @@ def onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        raise UsageError(f"files in the format ONNX need the package onnxruntime: {INSTALL} onnxruntime") from e
+        raise UsageError(f"files in the format ONNX need the package onnxruntime: {install('onnxruntime')}") from e
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
 
