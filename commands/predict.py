@@ -41,11 +41,8 @@ def predict(*images: Any, **flags: Any) -> dict[str, int]:
 
     task = load_task(opt, checkpoint)
     page = LeastSure(Path(opt.least_sure), task.classes) if opt.least_sure else None
-    views: list[Any] = (
-        [Sorted(Path(opt.sort_into), task.classes, opt.unsure_below, opt.copies)] if opt.sort_into else []
-    )
-    views += [page] if page else []
-    views += [Rows(sys.stdout, task.classes, opt.top_k, opt.json)]
+    piles = Sorted(Path(opt.sort_into), task.classes, opt.unsure_below, opt.copies) if opt.sort_into else None
+    views = [view for view in (piles, page, Rows(sys.stdout, task.classes, opt.top_k, opt.json)) if view]
     counts, bad = Counter[str](), 0
     try:
         with stream_loader(opt, found, task) as loader, oom_as_failure(opt, task.preprocess.image_size):
@@ -55,7 +52,7 @@ def predict(*images: Any, **flags: Any) -> dict[str, int]:
                     for view in views:
                         view.add(prediction)
                 sys.stdout.flush()
-                bad += len(unreadable)
+                bad += unreadable
     finally:
         if page:
             page.write()

@@ -14,8 +14,8 @@ from utils.progress import Progress
 from utils.text import printable
 
 
-def predictions(task: Task, loader: Stream) -> Iterator[tuple[list[Prediction], list[str]]]:
-    """Yields, batch by batch, what is said of each image, and the names of those that cannot be read; tells these.
+def predictions(task: Task, loader: Stream) -> Iterator[tuple[list[Prediction], int]]:
+    """Yields, batch by batch, what is said of each image, and how many cannot be read; names these.
 
     Raises:
         UsageError: no image can be read, or there is none; the net gives NaN.
@@ -30,7 +30,7 @@ def predictions(task: Task, loader: Stream) -> Iterator[tuple[list[Prediction], 
             found = zip(sources, pixels, odds, unread, strict=True)
             kept = [Prediction(source, image, row) for source, image, row, bad in found if not bad]
             good += len(kept)
-            yield kept, [source.name for source, bad in zip(sources, unread, strict=True) if bad]
+            yield kept, sum(unread)
             bar.update(len(sources))
     except NonFiniteError as e:
         raise UsageError(f"{task.opt.load_path}: {e}") from e
