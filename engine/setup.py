@@ -174,7 +174,8 @@ def load_task(opt: Config, checkpoint: dict[str, Any]) -> Task:
     metadata = checkpoint["metadata"]
     preprocess = Preprocess(**metadata["preprocess"])
     if "texts" in checkpoint:
-        file: Any = ExportedNet(Path(str(opt.load_path)), Path(str(opt.load_path)).suffix, checkpoint["texts"])
+        path = Path(str(opt.load_path))
+        file: Any = ExportedNet(path, path.suffix, checkpoint["texts"])
         return Classify(file, metadata["classes"], preprocess, select_device(opt), opt)
     channels, arguments = len(preprocess.mean), metadata.get("model_args", opt.model_arguments)
     net = models.build(opt.model, metadata["num_classes"], preprocess.image_size, channels, arguments)
