@@ -13,7 +13,7 @@ from torch import nn
 
 from data.transforms import Preprocess
 from engine.tasks.base import Task
-from engine.tasks.gan import Gan
+from engine.tasks.gan import Gan, as_bytes
 from utils import exported
 from utils.errors import RunError, UsageError, install
 
@@ -30,13 +30,11 @@ class Classifier(nn.Module):
 
     def __init__(self, net: Any, preprocess: Preprocess, pixels: bool) -> None:
         super().__init__()
-        self.net, self.pixels, self.channels = net, pixels, net.in_channels
-        mean, std = (torch.tensor(values) * 255 for values in (preprocess.mean, preprocess.std))
-        self.mean, self.scale = nn.Buffer(mean, persistent=False), nn.Buffer(1 / std, persistent=False)
+        self.net, self.preprocess, self.pixels, self.channels = net, preprocess, pixels, net.in_channels
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.pixels:
-            images = ((images.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
+            images = self.preprocess.normalize(images)
         if images.shape[1] == 1 != self.channels:
             images = images.expand(-1, self.channels, -1, -1)
         logits = self.net(images)
@@ -52,9 +50,7 @@ class Generator(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         images = self.net(latents[:, :, None, None])
-        if not self.pixels:
-            return images
-        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return as_bytes(images) if self.pixels else images
 
 
 @dataclass
@@ -91,10 +87,8 @@ class Graph:
         """With a batch of any size.
 
         Raises:
-            UsageError: torch is too old.
             RunError: torch.export cannot follow its forward.
         """
-        check_torch()
         with _silent("torch.export"), torch.no_grad():
             batch = {0: torch.export.Dim("N", min=1)}
             return torch.export.export(self.net, (self.example,), dynamic_shapes=(batch,), strict=False)

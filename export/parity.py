@@ -1,7 +1,7 @@
 """Whether a file answers as the net does that it was made from: on images of the validation part, in batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class Parity:
     scale: float = 0.0
     changed: int = 0
     what: str = "image"
-    notes: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:

@@ -13,11 +13,11 @@ from utils.errors import RunError
 IMAGES = 128  # of which the ranges are taken
 
 
-def quantized(model: bytes, inputs: Iterator[np.ndarray]) -> bytes:
+def quantized(model: bytes, name: str, inputs: Iterator[np.ndarray]) -> bytes:
     """The same ONNX file with weights (of each channel) and activations in 8 bits.
 
     Args:
-        inputs: batches of what the net is given.
+        name: of the net's input. inputs: batches of what it is given.
 
     Raises:
         RunError: ONNX Runtime cannot.
@@ -32,9 +32,8 @@ def quantized(model: bytes, inputs: Iterator[np.ndarray]) -> bytes:
             return None if batch is None else {name: batch}
 
     with tempfile.TemporaryDirectory() as folder:
-        plain, prepared, result = (Path(folder, f"{name}.onnx") for name in ("plain", "prepared", "result"))
+        plain, prepared, result = (Path(folder, f"{step}.onnx") for step in ("plain", "prepared", "result"))
         plain.write_bytes(model)
-        name = exported.onnxruntime().InferenceSession(plain, providers=["CPUExecutionProvider"]).get_inputs()[0].name
         try:
             shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
             quantization.quantize_static(str(prepared), str(result), Reader(), per_channel=True)

@@ -28,11 +28,11 @@ class Export:
         lines: what was done. told: the same for Python: file, largest differences, ...
 
     Raises:
-        UsageError: it is no classifier, and is to be quantized; or a package is missing.
+        UsageError: it is no classifier, and is to be quantized; a package is missing, or torch is too old.
     """
 
     def __init__(self, opt: Config, checkpoint: dict[str, Any]) -> None:
-        self.checkpoint, self.asked = checkpoint, opt
+        self.checkpoint = checkpoint
         exact = {"use_gpu": False, "amp": "off", "flip_test": False, "on_bad_image": "skip"}
         self.opt = opt.model_copy(update=exact)
         if opt.format != "safetensors":
@@ -98,7 +98,7 @@ class Export:
             facts.append(self.comparison.check(name, data, texts))
         both = {name: data}
         if self.opt.quantize:
-            small = quantization.quantized(data, self.comparison.inputs(quantization.IMAGES))
+            small = quantization.quantized(data, graph.input, self.comparison.inputs(quantization.IMAGES))
             facts.append(self.comparison.cost(EIGHT_BITS, small, data, texts))
             both[EIGHT_BITS] = small
         return both, facts
