@@ -84,6 +84,11 @@ def is_image(path: Path) -> bool:
     return suffix in suffixes() or _opens(path)
 
 
+def named_as_image(path: Path) -> bool:
+    """Whether it is an image by its ending, of which Pillow reads the format. Hidden files never are."""
+    return not path.name.startswith(".") and path.suffix.lower() in suffixes()
+
+
 @functools.cache
 def suffixes() -> frozenset[str]:
     """The endings of the formats that Pillow reads."""
@@ -110,9 +115,19 @@ def first_files(folder: Path, count: int = 100) -> list[Path]:
     return []
 
 
+def ending(path: Path) -> str:
+    """As it is shown: `.txt`."""
+    return printable(path.suffix.lower()) or "without an ending"
+
+
 def endings(paths: Iterable[Path]) -> str:
     """How many files of which ending: `.txt 30, .heic 7`."""
-    count = Counter(printable(path.suffix.lower()) or "without an ending" for path in paths).most_common()
+    return counted_endings(Counter(map(ending, paths)))
+
+
+def counted_endings(counts: Counter[str]) -> str:
+    """The same of files that have been counted by their endings."""
+    count = counts.most_common()
     more = [f"{len(count) - NAMED} other endings"] if len(count) > NAMED else []
     return ", ".join([*(f"{suffix} {number}" for suffix, number in count[:NAMED]), *more])
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from data.listing import endings, files_below, in_sorted_blocks, is_image
+from data.listing import counted_endings, ending, files_below, in_sorted_blocks, is_image, named_as_image
 from utils.errors import UsageError
 from utils.text import counted, printable
 
 STDIN = "-"
 LOOK, SETTLED = 1.0, 1.0  # seconds between two looks at a watched folder; for which a file of it has not changed
-KEPT = 1000  # names of files that are no images
 
 
 @dataclass(frozen=True)
@@ -116,31 +115,28 @@ class Sources:
             for file in files_below(path):
                 if self.without in Path(os.path.abspath(file)).parents:
                     continue
-                if self._counts(file):
+                if self._counts(file, is_image(file)):
                     yield Source(str(file), file, PurePosixPath(file.relative_to(path).as_posix()))
         elif path.suffix.lower() == ".zip":
             for info in _archive(path, os.getpid()).infolist():
-                if not info.is_dir() and self._counts(Path(info.filename), Path(info.filename).suffix != ""):
+                if not info.is_dir() and self._counts(Path(info.filename), named_as_image(Path(info.filename))):
                     yield Source(f"{path}/{info.filename}", path, _below(info.filename), info.filename)
-        elif named or self._counts(path):
+        elif named or self._counts(path, is_image(path)):
             yield Source(str(path), path, _below(path.name))
 
-    def _counts(self, path: Path, known: bool = True) -> bool:
-        """Whether it is an image by its name, or its content; remembers those that are not."""
-        if known and is_image(path):
-            return True
-        if not path.name.startswith("."):
-            self.others[path.suffix.lower()] += 1
+    def _counts(self, path: Path, known: bool) -> bool:
+        """Returns `known`, whether it is an image; remembers those that are not."""
+        if not known and not path.name.startswith("."):
+            self.others[ending(path)] += 1
             self.example = self.example or printable(path)
-        return False
+        return known
 
     def left_out(self) -> str:
         """A line on the files that are no images; "" where there are none."""
         count = self.others.total()
         if not count:
             return ""
-        some = [Path(f"x{suffix}") for suffix, number in self.others.items() for _ in range(min(number, KEPT))]
-        return f"{counted(count, 'file')} left out as no images: {endings(some)}, as {self.example}"
+        return f"{counted(count, 'file')} left out as no images: {counted_endings(self.others)}, as {self.example}"
 
 
 def _is_whole(path: Path) -> bool:

@@ -98,6 +98,26 @@ def test_wrong_files_are_named_and_not_fatal(predict, dogcat, command, tiny_run,
     assert code == 2 and "no image can be read" in err and "Traceback" not in err
 
 
+def test_files_that_are_no_images_are_counted_however_many(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for number in range(1234):
+            archive.writestr(f"{number:04d}.txt", "")
+        archive.writestr("none", "")
+    sources = Sources([str(tmp_path / "all.zip")])
+    told = "1235 files left out as no images: .txt 1234, without an ending 1, as 0000.txt"
+    assert not list(sources) and sources.left_out() == told
+
+
+def test_a_member_of_an_archive_is_not_judged_by_a_file_of_its_name_outside(dogcat, tmp_path, monkeypatch):
+    shutil.copy(next((dogcat / "test1").iterdir()), tmp_path / "x.unknown")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("x.unknown", "no image")
+    monkeypatch.chdir(tmp_path)
+    sources = Sources([str(tmp_path / "all.zip")])
+    assert not list(sources) and sources.left_out() == "1 file left out as no images: .unknown 1, as x.unknown"
+    assert [source.name for source in Sources(["."])] == ["x.unknown"]  # a file is, by what is in it
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
