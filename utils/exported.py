@@ -81,8 +81,11 @@ def onnxruntime() -> Any:
 
 def _of_onnx(path: Path) -> dict[str, str]:
     package = onnxruntime()
+    options = package.SessionOptions()
+    options.graph_optimization_level = package.GraphOptimizationLevel.ORT_DISABLE_ALL  # it does not run
     try:
-        return package.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+        session = package.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return session.get_modelmeta().custom_metadata_map
     except Exception as e:  # the package has a class for each kind of damage
         raise UsageError(f"{path} is damaged, or no ONNX file: {str(e).splitlines()[0]}") from e
 
