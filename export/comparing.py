@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Comparison:
         self.opt, self.asked, self.checkpoint, self.task = opt, asked, checkpoint, task
         self.lines: list[str] = []
         self.told: dict[str, Any] = {}
-        self.sample: tuple[parity.Sample, ImageData] | None = None
+        self.sample: parity.Sample | None = None
 
     def draw(self) -> None:
         """Takes images of the validation part, and asks the net; a generator needs none.
@@ -47,9 +48,8 @@ class Comparison:
             UsageError: they are not at hand.
         """
         if not isinstance(self.task, Gan):
-            dataset, items = self.images("val", parity.IMAGES)
-            with self.loader(dataset, items, MOST) as loader:
-                self.sample = parity.Sample.of(self.task, loader), dataset
+            with self.loader(self.images("val", parity.IMAGES), MOST) as loader:
+                self.sample = parity.Sample.of(self.task, loader)
 
     def check(self, name: str, data: bytes, texts: dict[str, str]) -> str:
         """Asks the file as well; returns what was found in a line.
@@ -62,16 +62,16 @@ class Comparison:
             found = parity.compare_generators(self.task, net.run, self.opt.pixels).checked(name)
         else:
             own = parity.with_net(self.task, net)
-            found = parity.compare(self.sample[0], own, log_odds=self.opt.pixels).checked(name)
+            found = parity.compare(self.sample, own, log_odds=self.opt.pixels).checked(name)
         self.told |= {"logits": found.logits, "probabilities": found.probabilities, "changed": found.changed}
         line = f"the same answers as the net, in batches of {', '.join(map(str, sorted(parity.SIZES)))}: {found}"
         self.lines.append(line)
         if self.sample and name.endswith(".onnx"):
-            count, others = parity.reading(*self.sample, self.task)
+            count, others = parity.reading(self.sample, self.dataset, self.task)
             told = f"predict.py reads {count - len(others)} of {counted(count, 'image file')} as the training did"
             self.lines += ["; ".join([told, *others[:3]])] if count else []
         if self.sample:
-            self._as_val(self.sample[0])
+            self._as_val(self.sample)
         return line
 
     def _as_val(self, sample: parity.Sample) -> None:
@@ -88,38 +88,40 @@ class Comparison:
                 f"{found.probabilities:.1e}, classes changed: {of}"
             )
 
-    def images(self, split: str, count: int | None = None) -> tuple[ImageData, Items]:
-        """So many images of a part, drawn by the seed; all where `count` is None.
+    @cached_property
+    def dataset(self) -> ImageData:
+        """That of the run.
 
         Raises:
-            UsageError: the data set cannot be opened.
+            UsageError: it cannot be opened.
         """
         try:
-            dataset = saved.open_dataset(self.opt, self.checkpoint)
+            return saved.open_dataset(self.opt, self.checkpoint)
         except UsageError as e:
             raise UsageError(f"no images to compare with ({e}): give --train-data-root=DIR, or --no-parity") from e
-        items = dataset.part(split, self.opt.val_fraction, self.opt.seed)
-        if count is not None and count < len(items):
-            items = random.Random(self.opt.seed).sample(items, count)
-        return dataset, items
 
-    def loader(self, dataset: ImageData, items: Items, size: int) -> EpochLoader:
-        return val_loader(self.opt.model_copy(update={"batch_size": size}), dataset, items, self.task)
+    def images(self, split: str, count: int | None = None) -> Items:
+        """So many images of a part, drawn by the seed; all where `count` is None."""
+        items = self.dataset.part(split, self.opt.val_fraction, self.opt.seed)
+        return items if count is None or count >= len(items) else random.Random(self.opt.seed).sample(items, count)
+
+    def loader(self, items: Items, size: int) -> EpochLoader:
+        return val_loader(self.opt.model_copy(update={"batch_size": size}), self.dataset, items, self.task)
 
     def inputs(self, count: int) -> Iterator[np.ndarray]:
         """Batches of training images, as the file takes them."""
-        with self.loader(*self.images("train", count), MOST) as loader:
+        with self.loader(self.images("train", count), MOST) as loader:
             for batch in loader.set_epoch(0):
                 images = batch.images if self.opt.pixels else self.task.preprocess.normalize(batch.images)
                 yield images.contiguous().numpy()
 
     def cost(self, name: str, small: bytes, data: bytes, texts: dict[str, str]) -> str:
         """What a smaller file in place of `data` costs on the whole validation part, in a line."""
-        dataset, items = self.images("val")
+        items = self.images("val")
         scores = []
         for model in (data, small):
             task = parity.with_net(self.task, ExportedNet(model, ".onnx", texts))
-            with self.loader(dataset, items, self.opt.batch_size) as loader:
+            with self.loader(items, self.opt.batch_size) as loader:
                 scores.append(validate(task, loader)[0]["accuracy"])
         self.told |= {"accuracy": scores[0], "accuracy_int8": scores[1]}
         line = f"{name}, {len(small) / 2**20:.1f} MiB: accuracy {scores[1]:.4f} in place of {scores[0]:.4f} "
