@@ -15,6 +15,7 @@ from data.image_data import ImageData
 from data.loaders import EpochLoader
 from engine.tasks.base import Task
 from utils.errors import RunError
+from utils.progress import with_progress
 from utils.text import counted, printable
 
 LIMIT = 1e-4  # of a difference of logits, as part of the largest one where that is above 1, and of probabilities
@@ -70,7 +71,8 @@ class Sample:
     @classmethod
     def of(cls, task: Task, loader: EpochLoader) -> "Sample":
         """Those of a loader."""
-        batches, logits = zip(*task.predict(loader.set_epoch(0)), strict=True)
+        shown = with_progress(loader.set_epoch(0), "asking the net", len(loader.items))
+        batches, logits = zip(*task.predict(shown), strict=True)
         indices = torch.cat([batch.indices for batch in batches]).tolist()
         images = torch.cat([batch.images.cpu() for batch in batches])
         return cls(images, torch.cat(logits), [loader.items[index][0] for index in indices])
@@ -96,7 +98,9 @@ def compare(sample: Sample, task: Task, log_odds: bool = False, sizes: dict[int,
     found = Parity(len(sample.images), None if log_odds else 0.0, scale=float(sample.logits.abs().max()))
     changed: set[int] = set()
     for size, count in (sizes or SIZES).items():
-        for batch, logits in task.predict(sample.batches(size, count)):
+        images = min(size * count, len(sample.images))
+        batches = with_progress(sample.batches(size, count), f"comparing in batches of {size}", images)
+        for batch, logits in task.predict(batches):
             own = sample.logits[batch.indices]
             if found.logits is not None:
                 found.logits = _worst(found.logits, own - logits)
