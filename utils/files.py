@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,22 +68,20 @@ def create(path: Path, text: str) -> bool:
 
 def create_locked(path: Path, text: str) -> IO | None:
     """As `create`, but returns the file, open and locked from its first moment; None where there is one already."""
-    with disk_errors_as_failure(path):
+    with disk_errors_as_failure(path), ExitStack() as closed:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-        file = part.open("w", encoding="utf-8")
+        file = closed.enter_context(part.open("w", encoding="utf-8"))
         try:
             lock(file)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
             os.link(part, path)
-        except BaseException as e:
-            file.close()
-            if isinstance(e, FileExistsError):
-                return None
-            raise
+        except FileExistsError:
+            return None
         finally:
             part.unlink(missing_ok=True)
+        closed.pop_all()  # but where all went well
     return file
 
 
