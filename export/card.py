@@ -1,11 +1,11 @@
 """The model card, README.md, as the Hugging Face hub reads it: a YAML header, then what a reader wants to know."""
 
+import math
 from typing import Any
 
 import yaml
 
 LICENCE = "unknown  # to be filled in: of your weights, which may depend on the images' and the pretrained weights'"
-FIGURES = ("accuracy", "top5", "auc", "loss")  # of a classifier, which come into the header
 
 
 def card(checkpoint: dict[str, Any], run: str, name: str, lines: list[str]) -> str:
@@ -16,7 +16,8 @@ def card(checkpoint: dict[str, Any], run: str, name: str, lines: list[str]) -> s
     """
     metadata = checkpoint["metadata"]
     trainer, config = checkpoint.get("trainer", {}), metadata.get("config", {})
-    figures = {k: v for k, v in trainer.get("metrics", {}).items() if k in FIGURES and isinstance(v, (int, float))}
+    metrics = trainer.get("metrics", {}).items()
+    figures = {name: value for name, value in metrics if isinstance(value, (int, float)) and math.isfinite(value)}
     classifier = metadata.get("task", "Classify") != "Gan"
     task = "image-classification" if classifier else "unconditional-image-generation"
     dataset = str(config.get("dataset") or "unknown")

@@ -3,6 +3,7 @@
 Needs numpy, pillow and onnxruntime. Prints a line of CSV for each image: its path, the class, its probability.
 """
 
+import csv
 import json
 import math
 import sys
@@ -50,10 +51,11 @@ def main(words):
     told = session.get_modelmeta().custom_metadata_map
     mean, std, classes = (json.loads(told[name]) for name in ("mean", "std", "classes"))
     side, crop_pct, interpolation = (json.loads(told[name]) for name in ("image_size", "crop_pct", "interpolation"))
+    rows = csv.writer(sys.stdout, lineterminator="\n")
     for path in words:
         image = read(path, side, crop_pct, interpolation, len(mean))
         odds = probabilities(session, image[None], mean, std)[0]
-        print(f"{path},{classes[odds.argmax()]},{odds.max():.4f}")
+        rows.writerow([path, classes[odds.argmax()], f"{odds.max():.4f}"])
 
 
 if __name__ == "__main__":

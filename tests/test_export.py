@@ -1,7 +1,9 @@
 """export: files that answer as the net does, that val, test and predict take, and what lies beside them."""
 
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 
 import models
 from export import parity, predict
+from export.card import card
 from export.graph import TORCH, Graph
 from models.exported import ExportedNet
 from utils import checkpoints
@@ -143,14 +146,16 @@ def test_val_and_test_give_the_same_of_a_file(words, run, dogcat, command, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["images", "pixels"])
-def test_predict_py_needs_no_torch_and_says_what_predict_says(kind, onnx, run, dogcat, command):
-    images = [str(path) for path in sorted((dogcat / "test1").iterdir())]
+def test_predict_py_needs_no_torch_and_says_what_predict_says(kind, onnx, run, dogcat, command, tmp_path):
+    shutil.copytree(dogcat / "test1", tmp_path / "in")
+    (tmp_path / "in" / "1.jpg").rename(tmp_path / "in" / '1, "one".jpg')
+    images = [str(path) for path in sorted((tmp_path / "in").iterdir())]
     words = [sys.executable, "-c", WITHOUT_TORCH, str(onnx / kind / "predict.py"), *images]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = [line.split(",") for line in done.stdout.splitlines()]
-    _, out, _ = command("predict", f"--load-path={run}", f"{dogcat}/test1")
-    expected = {line.split(",")[0]: line.split(",")[1:] for line in out.splitlines()[1:]}
+    found = list(csv.reader(done.stdout.splitlines()))
+    _, out, _ = command("predict", f"--load-path={run}", f"{tmp_path}/in")
+    expected = {path: more for path, *more in list(csv.reader(out.splitlines()))[1:]}
     assert len(found) == len(expected) == 10
     for path, label, probability in found:
         assert label == expected[path][0] and float(probability) == pytest.approx(float(expected[path][1]), abs=1e-4)
@@ -206,6 +211,20 @@ def test_the_card_is_read_by_the_hub_and_kept_once_it_is_edited(onnx, run, comma
     (onnx / "images" / "README.md").write_text("mine")
     code, out, _ = command("export", f"--load-path={run}", f"--export-folder={onnx / 'images'}")
     assert code == 0 and "is kept as it is" in out and (onnx / "images" / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("task", "figures"), [("Classify", {"loss": 0.5, "roc_auc": 0.875}), ("Gan", {"distance": 31.25, "variety": 0.75})]
+)
+def test_the_card_tells_every_figure(task, figures):
+    preprocess = {"image_size": 8, "mean": (0.5,), "std": (0.5,)}
+    metadata = {"model": "Mine", "task": task, "classes": ["a", "b"], "preprocess": preprocess}
+    metrics = figures | {"recalls": [0.5, 1.0], "unknown": float("nan")}
+    text = card({"metadata": metadata, "trainer": {"metrics": metrics}}, "run", "model.onnx", [])
+    results = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert {one["type"]: one["value"] for one in results} == figures
+    assert all(f"| {name} | {value:.4f} |" in text for name, value in figures.items())
+    assert "recalls" not in text and "unknown |" not in text
 
 
 def test_eight_bits_are_written_with_what_they_cost(run, command, tmp_path):
