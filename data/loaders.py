@@ -9,13 +9,14 @@ import itertools
 import multiprocessing
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from data import workers
 from data.augment import Augment
@@ -95,13 +96,28 @@ class Loader(EpochLoader, DataLoader):  # type: ignore[misc]  # batch_sampler is
         dataset: ImageData | None = None,
     ) -> None:
         self.items = items
+        images = ImageDataset(items, preprocess, batch_sampler.seed or 0, augment is not None, on_bad, dataset)
+        self._read(images, batch_sampler, num_workers, pin, timeout, augment, persistent_workers=num_workers > 0)
+
+    def _read(
+        self,
+        images: Dataset,
+        batches: Iterable[Any],
+        num_workers: int,
+        pin: bool,
+        timeout: float,
+        augment: Augment | None = None,
+        persistent_workers: bool = False,
+    ) -> None:
+        """Makes it a DataLoader whose worker processes end with it."""
         self.processes: set[multiprocessing.process.BaseProcess] = set()
         weakref.finalize(self, _kill, self.processes)
-        super().__init__(
-            ImageDataset(items, preprocess, batch_sampler.seed or 0, augment is not None, on_bad, dataset),
-            batch_sampler=batch_sampler,
+        DataLoader.__init__(
+            self,
+            images,
+            batch_sampler=batches,
             num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            persistent_workers=persistent_workers,
             collate_fn=partial(collate, augment=augment),
             pin_memory=pin,
             timeout=timeout if num_workers else 0,

@@ -3,11 +3,9 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from data import workers
-from data.batch import UNREADABLE, Batch, Sample, collate
+from data.batch import UNREADABLE, Batch, Sample
 from data.loaders import Loader
 from data.sources import Source
 from data.transforms import Preprocess
@@ -72,19 +70,8 @@ class Stream(Loader):
         pin: bool = False,
         timeout: float = 300,
     ) -> None:
-        self.processes = set()
         self.batches = Batches(sources, batch_size)
-        DataLoader.__init__(
-            self,
-            Reader(preprocess),
-            batch_sampler=self.batches,
-            num_workers=num_workers,
-            collate_fn=collate,
-            pin_memory=pin,
-            timeout=timeout if num_workers else 0,
-            generator=torch.Generator(),
-            worker_init_fn=workers.init_worker,
-        )
+        self._read(Reader(preprocess), self.batches, num_workers, pin, timeout)
 
     def __enter__(self) -> "Stream":
         return self
