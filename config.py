@@ -233,6 +233,9 @@ class Gan(Options):
     ndf: int | None = option(None, LEARN + SUM, model_argument=True, ge=1)
     """channels of the discriminator at 32 pixels; None: the model's own, 64"""
 
+    conditional: bool | None = option(None, LEARN + SUM, model_argument=True)
+    """tell both nets the class of an image, so that generate --class=CAT can ask for one; None: no"""
+
     lr1: float = option(2e-4, gt=0)
     """learning rate of the generator"""
 
@@ -251,6 +254,9 @@ class Gan(Options):
     d_shift: int = option(0, ge=0)
     """move all that the discriminator sees, real or not, by up to this many pixels: for few images"""
 
+    r1: float = option(0, ge=0)
+    """weight of the penalty on the discriminator's gradient at real images, which keeps it from being too sure"""
+
     judge: PathText | None = option(None, ("train", "val"))
     """run of a classifier by whose features generated images are compared; None: a fixed random net's"""
 
@@ -261,6 +267,9 @@ class Generate(Options):
 
     gen_search_num: int = option(512, ("generate",), ge=1)
     """images that it makes, of which it keeps those with the highest score of the discriminator"""
+
+    class_: str | None = option(None, ("generate",))
+    """the class of the images, of a GAN that was trained with --conditional; None: all classes"""
 
     gen_mean: float = option(0, ("generate",))
     """mean of the latents"""

@@ -22,6 +22,7 @@ from engine.device import synchronize
 from engine.loop import Trainer
 from engine.setup import build_training, train_loader
 from engine.tasks.base import Task
+from engine.tasks.gan import latent_size
 from runs.run import Run
 from utils.text import counted
 
@@ -105,7 +106,7 @@ def gan_step(net: Any, opt: Config) -> Step:
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        noise = (torch.randn(len(images), net.nz, 1, 1, device=images.device) for _ in range(2))
+        noise = (torch.randn(len(images), latent_size(net), 1, 1, device=images.device) for _ in range(2))
         of_discriminator.zero_grad()
         loss(images, 1).backward()
         loss(net.generator(next(noise)).detach(), 0).backward()

@@ -16,7 +16,7 @@ from config import Config
 from data.torchvision_table import COUNTS
 from engine.device import Device, select_device
 from engine.optimizers import freeze, make_optimizer
-from engine.tasks.gan import bce
+from engine.tasks.gan import bce, latent_size
 from models.building import on_meta
 from utils.errors import UsageError
 from utils.text import counted, padded, printable, shortened
@@ -130,7 +130,7 @@ class Subject:
         images = images.contiguous(memory_format=self.device.memory_format)
         if not self.gan:
             return [net(images)]
-        fake = net.generator(torch.zeros(count, net.nz, 1, 1, device=device))
+        fake = net.generator(torch.zeros(count, latent_size(net), 1, 1, device=device))
         return [net(images), net(fake)] if net.training else [net(images)]
 
 

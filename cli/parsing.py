@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from config import Config
 from utils.errors import UsageError, nearest
-from utils.options import dashed
+from utils.options import dashed, option_name
 
 HELP = ("--help", "-h", "-help")
 SWITCHES = [name for name in Config.fields() if Config.is_switch(name)]
@@ -53,7 +53,7 @@ def _split(command: str, words: list[str], with_words: bool) -> tuple[list[str],
         if not word.startswith("--") or not word[2:].partition("=")[0]:
             raise UsageError(_stray(command, word))
         name, equals, text = word[2:].partition("=")
-        name = name.replace("-", "_")
+        name = option_name(name)
         _check_spaces(name, equals, text, words)
         if not equals and name not in Config.fields() and name.removeprefix("no_") in SWITCHES:
             name, text = name.removeprefix("no_"), "false"
@@ -69,7 +69,7 @@ def _split(command: str, words: list[str], with_words: bool) -> tuple[list[str],
 def _is_option(word: str) -> bool:
     """Whether it is `name=value`, an option without its dashes."""
     name, equals, _ = word.partition("=")
-    return bool(equals) and name.replace("-", "_") in (*Config.fields(), "config")
+    return bool(equals) and option_name(name) in (*Config.fields(), "config")
 
 
 def _check_spaces(name: str, equals: str, text: str, rest: list[str]) -> None:
@@ -94,7 +94,7 @@ def _next_value(name: str, words: list[str]) -> str:
 
 
 def _stray(command: str, word: str) -> str:
-    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    name = option_name(word.lstrip("-").partition("=")[0])
     if name in (*Config.fields(), "config"):
         return f"stray word {word!r} after {command}: options start with two dashes, as in --{word.lstrip('-')}"
     if command in Config.commands_of("load_path") and os.path.exists(word):

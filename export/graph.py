@@ -13,7 +13,7 @@ from torch import nn
 
 from data.transforms import Preprocess
 from engine.tasks.base import Task
-from engine.tasks.gan import Gan, as_bytes
+from engine.tasks.gan import Gan, as_bytes, latent_size
 from utils import exported
 from utils.errors import RunError, UsageError, install
 
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
 
 class Generator(nn.Module):
-    """latents (N, nz) float32 -> images (N, C, S, S) in [-1, 1]; with `pixels`: (N, S, S, C) uint8."""
+    """latents (N, latent_size) float32 -> images (N, C, S, S) in [-1, 1]; with `pixels`: (N, S, S, C) uint8."""
 
     def __init__(self, net: nn.Module, pixels: bool) -> None:
         super().__init__()
@@ -71,7 +71,9 @@ class Graph:
         """
         if isinstance(task, Gan):
             net: nn.Module = Generator(task.eval_generator, pixels)
-            return cls(net.eval(), "latents", "pixels" if pixels else "images", torch.randn(EXAMPLES, task.net.nz))
+            return cls(
+                net.eval(), "latents", "pixels" if pixels else "images", torch.randn(EXAMPLES, latent_size(task.net))
+            )
         if type(task).predict is Task.predict:
             raise UsageError(
                 f"export knows classifiers and GANs: the task of {task.opt.model} is {type(task).__name__}"

@@ -8,12 +8,15 @@ from utils.errors import UsageError
 
 
 class _GAN(BasicModule):
-    """A generator from noise (N, nz, 1, 1) to images (N, C, S, S) in [-1, 1], and a discriminator of such images.
+    """A generator from latents (N, latent_size, 1, 1) to images (N, C, S, S) in [-1, 1], and a discriminator of such.
 
     Called, it is the discriminator: images (N, C, S, S) -> logits (N,), above 0 where it takes them for real.
 
+    With `conditional` both nets know the class of an image: a latent is noise and the class as a one-hot code (Mirza,
+    Osindero 2014, arXiv:1411.1784), and the discriminator is a `Projection`, which takes labels (N,) too.
+
     Raises:
-        UsageError: C or S is not the net's own.
+        UsageError: C or S is not the net's own, or it is to be conditional and there are fewer than two classes.
     """
 
     task = "Gan"
@@ -24,15 +27,40 @@ class _GAN(BasicModule):
     generator: nn.Module
     discriminator: nn.Module
 
-    def __init__(self, nz: int, image_size: int, in_channels: int):
+    def __init__(self, nz: int, image_size: int, in_channels: int, num_classes: int, conditional: bool):
         super().__init__()
-        self.nz = nz
+        self.nz, self.conditional = nz, conditional
+        self.latent_size = nz + num_classes * conditional
         for what, own, given in (("pixels a side", self.side, image_size), ("channels", self.in_channels, in_channels)):
             if own != given:
                 raise UsageError(f"{self.model_name} makes images of {own} {what}, not {given}")
+        if conditional and num_classes < 2:
+            raise UsageError("--conditional needs images of two classes or more, and these are of one: leave it out")
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.discriminator(images).flatten()
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        return self.discriminator(images).flatten() if labels is None else self.discriminator(images, labels)
+
+
+class Projection(nn.Module):
+    """A discriminator that knows the class: an image's features are compared with a vector of the class, which is
+    learned (Miyato, Koyama 2018, arXiv:1802.05637).
+
+    Images (N, C, S, S), labels (N,) -> logits (N,); without labels it judges the image alone.
+
+    Args:
+        net: a discriminator, whose last layer takes `width` features.
+    """
+
+    def __init__(self, net: nn.Sequential, num_classes: int, width: int):
+        super().__init__()
+        self.features, self.last = net[:-1], net[-1]
+        self.classes = nn.Embedding(num_classes, width)
+        nn.init.normal_(self.classes.weight, 0, 0.02)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        features = self.features(images)
+        logits = self.last(features).flatten()
+        return logits if labels is None else logits + (features.flatten(1) * self.classes(labels)).sum(dim=1)
 
 
 class AnimeGAN(_GAN):
@@ -42,14 +70,24 @@ class AnimeGAN(_GAN):
 
     Args:
         nz: length of the noise. ngf, ndf: channels at side 32 of the generator and the discriminator.
+        conditional: whether both nets know the class of an image.
     """
 
     side = 96
 
-    def __init__(self, nz: int = 100, ngf: int = 64, ndf: int = 64, image_size: int = 96, in_channels: int = 3):
-        super().__init__(nz, image_size, in_channels)
+    def __init__(
+        self,
+        nz: int = 100,
+        ngf: int = 64,
+        ndf: int = 64,
+        image_size: int = 96,
+        in_channels: int = 3,
+        num_classes: int = 1,
+        conditional: bool = False,
+    ):
+        super().__init__(nz, image_size, in_channels, num_classes, conditional)
         self.generator = nn.Sequential(
-            *_grow(nz, 8 * ngf, stride=1, padding=0),  # 4 x 4
+            *_grow(self.latent_size, 8 * ngf, stride=1, padding=0),  # 4 x 4
             *_grow(8 * ngf, 4 * ngf),
             *_grow(4 * ngf, 2 * ngf),
             *_grow(2 * ngf, ngf),  # 32 x 32
@@ -65,6 +103,8 @@ class AnimeGAN(_GAN):
             nn.Conv2d(8 * ndf, 1, 4, 1, 0, bias=False),
         )
         self.apply(_dcgan_weights)
+        if conditional:
+            self.discriminator = Projection(self.discriminator, num_classes, 8 * ndf * 4 * 4)
 
 
 class MNISTGAN(_GAN):
@@ -74,15 +114,23 @@ class MNISTGAN(_GAN):
 
     Args:
         nz: length of the noise.
+        conditional: whether both nets know the class of an image.
     """
 
     side, in_channels = 28, 1
 
-    def __init__(self, nz: int = 100, image_size: int = 28, in_channels: int = 1):
-        super().__init__(nz, image_size, in_channels)
+    def __init__(
+        self,
+        nz: int = 100,
+        image_size: int = 28,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        conditional: bool = False,
+    ):
+        super().__init__(nz, image_size, in_channels, num_classes, conditional)
         self.generator = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(nz, 56 * 56),
+            nn.Linear(self.latent_size, 56 * 56),
             nn.Unflatten(1, (1, 56, 56)),
             nn.BatchNorm2d(1),
             nn.ReLU(inplace=True),
@@ -107,6 +155,8 @@ class MNISTGAN(_GAN):
             nn.LeakyReLU(0.2, inplace=True),
             nn.Linear(1024, 1),
         )
+        if conditional:
+            self.discriminator = Projection(self.discriminator, num_classes, 1024)
 
 
 def _grow(c_in: int, c_out: int, stride: int = 2, padding: int = 1) -> list[nn.Module]:

@@ -27,7 +27,7 @@ from engine.device import Device
 from engine.gan_evaluator import GanEvaluator, difference, frechet
 from engine.messages.gan import GanMessages
 from engine.tasks.base import NonFiniteError
-from engine.tasks.gan import AT_ONCE, Gan, bce, random_translate
+from engine.tasks.gan import AT_ONCE, Gan, bce, r1_penalty, random_translate
 from utils import checkpoints
 
 FLAGS = ["--dataset=MNIST", "--model=MNISTGAN", "--batch-size=10", "--max-epoch=2", "--use-gpu=false"]
@@ -51,11 +51,12 @@ def short_run(mnist, tmp_path_factory) -> Path:
     return train_in(tmp_path_factory.mktemp("runs"), *(f for f in flags if f != "--max-epoch=2"))
 
 
-def gan(**options) -> Gan:
+def gan(conditional=False, **options) -> Gan:
     torch.manual_seed(0)
+    classes = [str(digit) for digit in range(10)] if conditional else ["image"]
     return Gan(
-        models.build("MNISTGAN", 1, 28, channels=1, arguments={"nz": 8}),
-        ["image"],
+        models.build("MNISTGAN", len(classes), 28, channels=1, arguments={"nz": 8, "conditional": conditional}),
+        classes,
         GREY,
         CPU,
         Config(**options),
@@ -110,6 +111,43 @@ def test_a_step_is_that_of_two_separate_backwards():
     assert float(figures["generator_loss"]) == pytest.approx(g_loss.item(), rel=1e-5)
     for p, q in zip(one.net.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_a_net_that_knows_classes_is_told_them():
+    """Latents end in the one-hot class; the discriminator adds the product of the features and the class's vector."""
+    one, images, labels = gan(conditional=True), torch.rand(6, 1, 28, 28), torch.arange(6)
+    latents = torch.cat(list(one.latents(100, 0)))
+    assert latents.shape == (100, 8 + 10, 1, 1) and (latents[:, 8:].sum(1) == 1).all()
+    assert len(latents[:, 8:, 0, 0].argmax(1).unique()) == 10
+    one.opt.class_ = "7"
+    assert (torch.cat(list(one.latents(100, 0)))[:, 8:, 0, 0].argmax(1) == 7).all()
+    features = one.net.discriminator.features(images)
+    vectors = one.net.discriminator.classes.weight[labels]
+    expected = one.net(images) + torch.stack([f @ v for f, v in zip(features, vectors, strict=True)])
+    torch.testing.assert_close(one.net(images, labels), expected)
+    learning = {id(p) for group in one.optimizers["discriminator"].param_groups for p in group["params"]}
+    assert id(one.net.discriminator.classes.weight) in learning
+    walk = one.interpolate()
+    assert len(walk) == 32 and not np.array_equal(walk[0], walk[-1])
+
+
+def test_the_penalty_is_half_the_squared_gradient_at_real_images():
+    weights = torch.tensor([3.0, 4.0])
+    real = torch.tensor([[1.0, 2.0], [0.5, 1.0]], requires_grad=True)
+    logits = (real.square() * weights).sum(1) / 2  # the gradient is real * weights
+    assert r1_penalty(logits, real).item() == pytest.approx(((9 + 64) + (2.25 + 16)) / 2 / 2)
+
+
+def test_the_penalty_pulls_the_discriminators_gradient_down():
+    """Every other step, and by as much as if it came with half the weight in each."""
+    slopes = []
+    for weight in (0.0, 100.0):
+        one = gan(r1=weight, lr2=1e-3)
+        for _ in range(20):
+            one.train_step(batch())
+        real = one._images(batch()).requires_grad_()
+        slopes.append(float(r1_penalty(one.net(real), real).detach()))
+    assert slopes[1] < slopes[0] / 5
 
 
 def test_gradients_lie_in_memory_as_their_weights_do():
@@ -194,7 +232,7 @@ def test_check_and_bench_take_a_gan(command, dogcat, monkeypatch):
     assert code == 0 and "this program / tutorial loop" in out, err
 
 
-@pytest.mark.parametrize("flags", [("--ema=0.5",), ("--g-every=2", "--d-shift=3")])
+@pytest.mark.parametrize("flags", [("--ema=0.5", "--conditional", "--r1=1"), ("--g-every=2", "--d-shift=3")])
 @pytest.mark.slow
 def test_a_gan_resumes_bit_for_bit(flags, train, monkeypatch):
     resumes_bit_for_bit(Gan, 5, train, flags, monkeypatch)
@@ -246,11 +284,32 @@ def test_generate(short_run, command, tmp_path):
 def test_the_best_of_many_are_kept_and_few_are_in_memory():
     one, seen = gan(gen_num=3, gen_search_num=200), []
     made = torch.cat(list(one.images(200, 0)))
-    liked = torch.cat([one.discriminator_scores(one.sample(z)) for z in one.latents(200, 0)])
+    liked = torch.cat([one.discriminator_scores(one.sample(z), z) for z in one.latents(200, 0)])
     one.net.generator.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     best = one.top_k(3, 200)
     assert np.array_equal(best, made[liked.argsort(descending=True, stable=True)[:3]].numpy())
     assert sum(seen) == 200 and max(seen) == AT_ONCE
+
+
+def test_images_without_classes_cannot_tell_any(command, dogcat):
+    code, _, err = command("train", "--model=AnimeGAN", "--conditional", f"--train-data-root={dogcat}")
+    assert (code, err) == (
+        2,
+        "main.py: --conditional needs images of two classes or more, and these are of one: leave it out\n",
+    )
+
+
+@pytest.mark.slow
+def test_images_of_one_class(short_run, train, command, tmp_path):
+    run = train("--conditional", "--max-epoch=1")[1]
+    words = ["generate", f"--load-path={run}", "--gen-num=4", "--gen-search-num=8"]
+    for name, flags in (("all", []), ("three", ["--class=3"]), ("four", ["--class=4"])):
+        assert command(*words, *flags, f"--gen-img={tmp_path / name}.png")[0] == 0
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("all", "three", "four")}) == 3
+    code, _, err = command(*words, "--class=seven")
+    assert code == 2 and err.startswith("main.py: unknown class 'seven'") and err.count("\n") == 1
+    code, _, err = command("generate", f"--load-path={short_run}", "--class=3")
+    assert (code, err) == (2, "main.py: --class=3: MNISTGAN has learned without classes; train it with --conditional\n")
 
 
 @pytest.mark.slow

@@ -257,7 +257,7 @@ def test_a_net_saves_and_loads_itself_as_the_book_does(nets, tmp_path, monkeypat
     "name, arguments, message",
     [
         ("LeNet", {"widht": 3}, "LeNet takes no 'widht': it takes no arguments of its own."),
-        ("AnimeGAN", {"ngff": 3}, "AnimeGAN takes no 'ngff': it takes nz, ngf, ndf. Did you mean ngf?"),
+        ("AnimeGAN", {"ngff": 3}, "AnimeGAN takes no 'ngff': it takes nz, ngf, ndf, conditional. Did you mean ngf?"),
         ("ResNet34", {"num_classes": 3}, "num_classes follows from the data set"),
         ("NETS:Plain", {"in_channels": 3}, "in_channels follows from the data set"),
         ("NETS:Plain", {"widht": 3}, "takes no 'widht': it takes width. Did you mean width?"),

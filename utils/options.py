@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import keyword
 import os
 import shlex
 import types
@@ -46,7 +47,14 @@ def make_option(default_commands: tuple[str, ...]) -> Callable[..., Any]:
 
 
 def dashed(name: str) -> str:
-    return name.replace("_", "-")
+    """An option's name as it is typed behind `--`: class_ -> class."""
+    return name.removesuffix("_").replace("_", "-")
+
+
+def option_name(typed: str) -> str:
+    """What `dashed` was made of; a keyword of Python has a `_` behind it."""
+    name = typed.replace("-", "_")
+    return name + "_" * keyword.iskeyword(name)
 
 
 def code_flags(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:

@@ -20,12 +20,13 @@ from engine.recipe import make_ema
 from engine.task_state import check_like, check_net
 from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
 from engine.whole_batch import whole_batch
-from utils import pictures, world
+from utils import pictures, registry, world
 from utils.errors import UsageError
 from utils.progress import with_progress
 
 SHOWN, AT_ONCE, FRAMES = 64, 64, 32  # images of a grid; that go through the generator at once; of an interpolation
 EVALUATED = 10_000  # generated images that are compared by the features of a classifier
+R1_EVERY = 2  # steps between two penalties on the discriminator's gradient (Karras et al. 2020, arXiv:1912.04958)
 
 
 class Gan(Task):
@@ -44,8 +45,15 @@ class Gan(Task):
         net, opt, device = self.net, self.opt, self.device
         self.steps, self.ema, self.frozen = 0, None, []
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.conditional = getattr(net, "conditional", False)
         if items is not None:
             _ = self.evaluator  # refuses a wrong --judge before the training
+            norms = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in net.discriminator.modules())
+            if opt.r1 and norms and world.now.size > 1:
+                raise UsageError(
+                    f"--r1 is for one process where the discriminator has batch norm, as that of {opt.model}: leave "
+                    "it out, or train with one process"
+                )
             self.frozen = freeze(net, opt.freeze) if opt.freeze else []
             for name, lr in (("generator", opt.lr1), ("discriminator", opt.lr2)):
                 weights, fused = getattr(net, name).parameters(), device.device.type in ("cpu", "cuda")
@@ -68,13 +76,17 @@ class Gan(Task):
         before = buffers_of(net) if opt.on_nan == "skip" else []
         steps = {"generator": self.steps % opt.g_every == 0, "discriminator": self.steps % opt.d_every == 0}
         real, piece = self._images(batch), batch.pieces()[0]
+        labels = batch.labels.to(real.device) if self.conditional else None
+        penalized = bool(opt.r1) and steps["discriminator"] and self.steps % R1_EVERY == 0
         with self.device.autocast(), whole_batch(piece):
-            latents = torch.randn(len(real), net.nz, 1, 1).to(real.device)
+            latents = self._with_class(torch.randn(len(real), net.nz, 1, 1).to(real.device), labels)
             with torch.set_grad_enabled(steps["generator"]):
                 fake = net.generator(latents)
-            on_real, on_fake = self._discriminate(real), self._discriminate(fake)
+            on_real = self._discriminate(real.requires_grad_(penalized), labels)
+            on_fake = self._discriminate(fake, labels)
         losses = {name: loss * piece.weight for name, loss in bce(on_real, on_fake).items()}
-        self._set_gradients(losses, steps)
+        penalty = r1_penalty(on_real, real) * (opt.r1 * R1_EVERY * piece.weight) if penalized else 0
+        self._set_gradients(losses | {"discriminator": losses["discriminator"] + penalty}, steps)
         with torch.no_grad():
             means = {"real": on_real.sigmoid().mean(), "fake": on_fake.sigmoid().mean()}
         values = {f"{name}_loss": loss.detach() for name, loss in losses.items()}
@@ -101,10 +113,20 @@ class Gan(Task):
                 for p, grad in zip(learning, grads, strict=True):  # in the layout of p: Adam's fused step wants it so
                     p.grad = grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
-    def _discriminate(self, images: torch.Tensor) -> torch.Tensor:
+    def _discriminate(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The discriminator's logits (n,) float32, in training."""
         seen = random_translate(images, self.opt.d_shift) if self.opt.d_shift else images
-        return self.net(seen.contiguous(memory_format=self.device.memory_format)).float()
+        return self._logits(seen.contiguous(memory_format=self.device.memory_format), labels).float()
+
+    def _logits(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return self.net(images) if labels is None else self.net(images, labels)
+
+    def _with_class(self, noise: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """Latents (n, latent_size, 1, 1): noise (n, nz, 1, 1), and the class as a one-hot code where there is one."""
+        if labels is None:
+            return noise
+        code = F.one_hot(labels, len(self.classes)).to(noise.dtype)
+        return torch.cat([noise, code[:, :, None, None]], dim=1)
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Generated images against real ones: as many, or with --judge EVALUATED."""
@@ -139,14 +161,35 @@ class Gan(Task):
             yield as_bytes(self.sample(latents))
 
     def latents(self, count: int, seed: int, mean: float = 0, std: float = 1) -> Iterator[torch.Tensor]:
-        """Yields parts of `count` latent vectors (n, nz, 1, 1), on the CPU."""
-        rng = torch.Generator().manual_seed(seed)
+        """Yields parts of `count` latents (n, latent_size, 1, 1), on the CPU; their classes are drawn evenly, or
+        that of `--class`.
+
+        Raises:
+            UsageError: there is no such class, or the net does not know classes.
+        """
+        rng, asked = torch.Generator().manual_seed(seed), self._class()
         for start in range(0, count, AT_ONCE):
-            yield torch.randn(min(AT_ONCE, count - start), self.net.nz, 1, 1, generator=rng) * std + mean
+            size, labels = min(AT_ONCE, count - start), None
+            noise = torch.randn(size, self.net.nz, 1, 1, generator=rng) * std + mean
+            if self.conditional:
+                labels = torch.randint(len(self.classes), (size,), generator=rng)
+                labels = labels if asked is None else torch.full_like(labels, asked)
+            yield self._with_class(noise, labels)
+
+    def _class(self) -> int | None:
+        """The number of the class that `--class` asks for."""
+        asked = self.opt.class_
+        if asked is None:
+            return None
+        if not self.conditional:
+            raise UsageError(
+                f"--class={asked}: {self.opt.model} has learned without classes; train it with --conditional"
+            )
+        return self.classes.index(registry.find(asked, self.classes, "class"))
 
     @torch.inference_mode()
     def sample(self, latents: torch.Tensor) -> torch.Tensor:
-        """(n, nz, 1, 1) -> images (n, C, S, S) in [-1, 1], on the device.
+        """(n, latent_size, 1, 1) -> images (n, C, S, S) in [-1, 1], on the device.
 
         Raises:
             NonFiniteError: the generator gives NaN.
@@ -158,10 +201,12 @@ class Gan(Task):
         return images
 
     @torch.inference_mode()
-    def discriminator_scores(self, images: torch.Tensor) -> torch.Tensor:
-        """The discriminator's logits (n,) of images (n, C, S, S) in [-1, 1], on the CPU."""
+    def discriminator_scores(self, images: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The discriminator's logits (n,) of images (n, C, S, S) in [-1, 1] made from these latents, on the CPU."""
+        labels = latents[:, self.net.nz :, 0, 0].argmax(dim=1).to(images.device) if self.conditional else None
+        self.net.eval()
         with self.device.autocast():
-            return self.net.eval()(images).float().cpu()
+            return self._logits(images, labels).float().cpu()
 
     def generate(self) -> list[str]:
         opt = self.opt
@@ -189,18 +234,19 @@ class Gan(Task):
         scores: list[torch.Tensor] = []
         for latents in with_progress(self.latents(of, opt.seed, opt.gen_mean, opt.gen_std), "generating", of):
             generated = self.sample(latents)
-            all_scores = torch.cat([*scores, self.discriminator_scores(generated)])
+            all_scores = torch.cat([*scores, self.discriminator_scores(generated, latents)])
             order = all_scores.argsort(descending=True, stable=True)[:count]
             images, scores = [torch.cat([*images, as_bytes(generated)])[order]], [all_scores[order]]
         return images[0].numpy()
 
     def interpolate(self) -> np.ndarray:
         """(FRAMES, S, S, C) uint8: from one latent to another on a great circle, at even steps."""
-        start, end = next(self.latents(2, self.opt.seed, self.opt.gen_mean, self.opt.gen_std))
+        (start, end), nz = next(self.latents(2, self.opt.seed, self.opt.gen_mean, self.opt.gen_std)), self.net.nz
+        (start, code), end = start.split([nz, len(start) - nz]), end[:nz]  # of one class
         angle = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-0.999, 0.999).acos()
         steps = torch.linspace(0, 1, FRAMES)[:, None, None, None]
         latents = (((1 - steps) * angle).sin() * start + (steps * angle).sin() * end) / angle.sin()
-        return as_bytes(self.sample(latents)).numpy()
+        return as_bytes(self.sample(torch.cat([latents, code.expand(FRAMES, -1, 1, 1)], dim=1))).numpy()
 
     def _images(self, batch: Batch) -> torch.Tensor:
         """(N, C, S, S) float32 in [-1, 1]."""
@@ -253,6 +299,18 @@ def random_translate(images: torch.Tensor, pixels: int) -> torch.Tensor:
     side, padded = images.shape[3], F.pad(images, [pixels] * 4)
     corners = torch.randint(2 * pixels + 1, (len(images), 2)).tolist()
     return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, corners, strict=True)])
+
+
+def r1_penalty(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Half the mean squared gradient of the discriminator's logits (n,) at real images (Mescheder et al. 2018,
+    arXiv:1801.04406), as a scalar that can be differentiated."""
+    (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    return slope.square().flatten(1).sum(dim=1).mean() / 2
+
+
+def latent_size(net: Any) -> int:
+    """The length of what a generator takes: of ours noise, and the class where it knows it; of others noise."""
+    return getattr(net, "latent_size", net.nz)
 
 
 def bce(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
