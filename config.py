@@ -291,8 +291,8 @@ class Machine(Options):
     use_gpu: bool | None = option(None, LEARN + USE + SUM)
     """train on the GPU; None: where there is one"""
 
-    amp: Literal["auto", "bf16", "off"] = option("auto", (*LEARN, *SUM, *OF_FILE, "generate", "report"))
-    """bfloat16 autocast; auto: where the hardware has it"""
+    amp: Literal["auto", "bf16", "fp16", "off"] = option("auto", (*LEARN, *SUM, *OF_FILE, "generate", "report"))
+    """autocast to 16 bits; auto: bf16 where the hardware has it, else fp16 on a GPU that has that"""
 
     channels_last: bool = option(True, LEARN + USE)
     """memory format of images and convolutions"""

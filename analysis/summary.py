@@ -14,7 +14,7 @@ from analysis.layer_tree import Layer, layers
 from analysis.step_memory import StepMemory
 from config import Config
 from data.torchvision_table import COUNTS
-from engine.device import Device, select_device
+from engine.device import NUMBERS, Device, select_device
 from engine.optimizers import freeze, make_optimizer
 from engine.tasks.gan import bce, latent_size
 from models.building import on_meta
@@ -174,7 +174,7 @@ def totals(opt: Config, root: Layer, trainable: int, memory: StepMemory, subject
     }
     step |= {"average": average} if average else {}
     parts = ", ".join(f"{name} {mebibytes(value)}" for name, value in step.items())
-    numbers = "bf16" if subject.device.amp else "fp32"
+    numbers = NUMBERS[subject.device.amp]
     lines.append(
         f"training step  {mebibytes(memory.total + average)} MiB in {numbers} with batch size {opt.batch_size}:"
     )

@@ -14,6 +14,8 @@ from utils import world
 from utils.errors import RunError, UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+NUMBERS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
+TENSOR_CORES = (7, 0)  # the compute capability from which on NVIDIA's GPUs multiply float16 faster than float32
 NO_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -46,7 +48,7 @@ class Device:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return {
             "device": name,
-            "numbers": "bf16" if self.amp else "fp32",
+            "numbers": NUMBERS[self.amp],
             "threads": torch.get_num_threads(),
             "processes": world.now.size,
             "torch": torch.__version__.split("+")[0],
@@ -92,8 +94,19 @@ def select_device(opt: Config) -> Device:
         keep_memory()
     if opt.threads or world.now.size > 1:
         torch.set_num_threads(opt.threads or cores())
-    amp = torch.bfloat16 if opt.amp == "bf16" or (opt.amp == "auto" and has_bf16(device)) else None
-    return Device(device, amp, torch.channels_last if opt.channels_last else torch.contiguous_format)
+    return Device(device, _amp(opt, device), torch.channels_last if opt.channels_last else torch.contiguous_format)
+
+
+def _amp(opt: Config, device: torch.device) -> torch.dtype | None:
+    """The type of autocast: what is asked for, else bfloat16 or float16 where the hardware multiplies it."""
+    if opt.amp == "fp16" and device.type == "cpu":
+        raise UsageError("--amp=fp16 is for GPUs: on this machine --amp=bf16 or --amp=off")
+    if opt.amp != "auto":
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[opt.amp]
+    if has_bf16(device):
+        return torch.bfloat16
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) >= TENSOR_CORES
+    return torch.float16 if old else None
 
 
 def _own_gpu() -> torch.device:
@@ -133,7 +146,7 @@ def oom_as_failure(opt: Config, image_size: int) -> Iterator[None]:
         if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and not any(words in str(e) for words in NO_MEMORY):
             raise
         smaller = f"--batch-size={opt.batch_size // 2}" if opt.batch_size > 1 else "a smaller --image-size"
-        more = ", or --amp=bf16" if opt.amp == "off" else ""
+        more = ", or --amp=auto" if opt.amp == "off" else ""
         raise RunError(
             f"out of memory with batch size {opt.batch_size} and image size {image_size}: try {smaller}"
             f"{' or a smaller --image-size' if opt.batch_size > 1 else ''}, a smaller model{more}"

@@ -12,11 +12,15 @@ import torch
 from conftest import ROOT
 from torch import nn, optim
 
+import models
 from config import Config
 from data.loaders import Batch
+from data.transforms import Preprocess
 from engine import busy, device, metrics
 from engine.messages.classify import ClassifyMessages
 from engine.schedules import Schedule
+from engine.tasks.base import NonFiniteError
+from engine.tasks.classify import Classify
 from runs import results
 from utils.errors import UsageError
 
@@ -107,6 +111,58 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert picked.device.type == "cpu" and picked.amp is None
     assert picked.memory_format == torch.contiguous_format
     assert device.select_device(Config(amp="bf16")).amp == torch.bfloat16
+    with pytest.raises(UsageError, match="--amp=fp16 is for GPUs"):
+        device.select_device(Config(amp="fp16"))
+
+
+def half_task() -> Classify:
+    """A task that scales its loss, though it computes in float32."""
+    torch.manual_seed(0)
+    net = models.build("MNISTNet", 3, 28, channels=1)
+    preprocess = Preprocess(28, mean=(0.5,), std=(0.5,))
+    half = device.Device(torch.device("cpu"), torch.float16, torch.contiguous_format)
+    task = Classify(net, ["a", "b", "c"], preprocess, half, Config(optimizer="SGD"), items=[])
+    task.device = device.Device(torch.device("cpu"), None, torch.contiguous_format)
+    return task
+
+
+def test_a_scaled_loss_gives_the_step_of_the_plain_one():
+    batch = Batch(torch.randint(256, (6, 28, 28, 1)).to(torch.uint8), torch.arange(6) % 3, torch.arange(6))
+    scaled, plain = half_task(), half_task()
+    plain.loss_scale = None
+    for task in (scaled, plain):
+        torch.manual_seed(1)
+        task.train_step(batch)
+    for p, q in zip(scaled.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert scaled.loss_scale.state_dict() == {"factor": 2.0**16, "steps": 1}
+    half_task().load_state_dict(scaled.state_dict())
+
+
+def test_a_step_that_overflows_is_taken_again_with_a_lower_scale():
+    """Gradients that are too large for float16 are those of a factor above 16 here; the statistics move once only."""
+    batch = Batch(torch.randint(256, (6, 28, 28, 1)).to(torch.uint8), torch.arange(6) % 3, torch.arange(6))
+    task, plain = half_task(), half_task()
+    for one in (task, plain):
+        one.net.norm = nn.BatchNorm1d(3, affine=False)
+        one.net.register_forward_hook(lambda module, inputs, logits: module.norm(logits))
+    plain.loss_scale = None
+    unscale, infinite = task.loss_scale.unscale, torch.tensor(float("inf"))
+
+    def overflows(net):
+        unscale(net)
+        if task.loss_scale.factor > 16:
+            next(net.parameters()).grad.mul_(infinite)
+
+    task.loss_scale.unscale = overflows
+    for one in (task, plain):
+        one.train_step(batch)
+    assert task.loss_scale.state_dict() == {"factor": 16.0, "steps": 1}
+    for name, value in plain.net.state_dict().items():
+        torch.testing.assert_close(task.net.state_dict()[name], value, msg=name)
+    task.loss_scale.unscale = lambda net: next(net.parameters()).grad.mul_(float("nan"))
+    with pytest.raises(NonFiniteError):
+        task.train_step(batch)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from data.image_data import Items
 from data.loaders import Batch
 from engine import metrics
+from engine.loss_scale import LossScale
 from engine.messages.classify import ClassifyMessages
 from engine.optimizers import freeze, load_optimizer_state, make_optimizer, needs_closure
 from engine.recipe import class_weights, make_ema, make_mixup, mix_shard, resized_side
 from engine.schedules import Schedule
 from engine.task_state import check_like, check_net
-from engine.tasks.base import NonFiniteError, Task, buffers_of, check_finite
+from engine.tasks.base import Buffers, NonFiniteError, Task, buffers_of, check_finite
 from engine.whole_batch import whole_batch
 from utils import pictures, world
 
@@ -35,6 +36,7 @@ class Classify(Task):
         net, opt, device = self.net, self.opt, self.device
         self.metrics = metrics.chosen(opt.metrics)
         self.ema, self.side, self.frozen = None, self.preprocess.image_size, []
+        self.loss_scale = LossScale() if device.amp is torch.float16 else None
         self.shown: tuple[torch.Tensor, ...] | None = None
         if items is not None:
             weights = class_weights(items) if opt.balance == "loss" else None
@@ -58,11 +60,10 @@ class Classify(Task):
         self.net.train()
         for module in self.frozen:
             module.eval()
-        before = buffers_of(self.net) if self.opt.on_nan == "skip" else []
+        before = buffers_of(self.net) if self.opt.on_nan == "skip" or self.loss_scale else []
         batch = batch.to(self.device.device)
         images, targets = self._training_images(batch)
-        loss, correct = self._backward(batch, images, targets)
-        check_finite(loss, self.net, before)
+        loss, correct = self._finite_backward(batch, images, targets, before)
         if self.opt.clip_grad:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
         if self.steps_several_times:
@@ -80,6 +81,26 @@ class Classify(Task):
             images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
         return mix_shard(self.mixup, batch, images) if batch.shard and self.mixes else self.mixup(images, batch.labels)
 
+    def _finite_backward(
+        self, batch: Batch, images: torch.Tensor, targets: torch.Tensor, before: Buffers
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`_backward`, again with a lower loss scale where that alone made gradients overflow.
+
+        Raises:
+            NonFiniteError: see `check_finite`.
+        """
+        while True:
+            loss, correct = self._backward(batch, images, targets)
+            try:
+                check_finite(loss, self.net, before)
+            except NonFiniteError:
+                if self.loss_scale and loss.isfinite() and self.loss_scale.lower():
+                    continue
+                raise
+            if self.loss_scale:
+                self.loss_scale.count()
+            return loss, correct
+
     def _backward(self, batch: Batch, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sets the gradients of the batch; returns its loss, and how many images are predicted as their labels say.
 
@@ -96,11 +117,13 @@ class Classify(Task):
                 logits, part = self._logits(self.net, images[piece.rows]), targets[piece.rows]
                 share = self._denominator(part, len(piece)) / denominator if piece.counts else 0.0
                 part_loss = self.loss(logits, part) * share
-                part_loss.backward()
+                (part_loss * self.loss_scale.factor if self.loss_scale else part_loss).backward()
             loss = loss + part_loss.detach()
             if piece.counts:
                 correct = correct + (logits.detach().argmax(dim=1) == batch.labels[piece.rows]).sum()
         loss, correct = self.gradients.add_up(loss, correct)
+        if self.loss_scale:
+            self.loss_scale.unscale(self.net)
         return loss, correct
 
     def _denominator(self, targets: torch.Tensor, count: int) -> float | torch.Tensor:
@@ -173,14 +196,16 @@ class Classify(Task):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.lr_schedule.state_dict(),
         }
+        if self.loss_scale:
+            state["loss_scale"] = self.loss_scale.state_dict()
         if self.ema:  # then `net` is the average, and this is what learns
             state |= {"learning_net": self.net.state_dict(), "ema_updates": int(self.ema.n_averaged)}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         schedule = {"previous_loss": 0.0, "factor": 1.0, "ratios": [1.0]}
-        like = {"optimizer": {}, "scheduler": schedule, "ema_updates": 0}
-        check_like(state, like, "task", optional=("ratios", "ema_updates"))
+        like = {"optimizer": {}, "scheduler": schedule, "ema_updates": 0, "loss_scale": LossScale().state_dict()}
+        check_like(state, like, "task", optional=("ratios", "ema_updates", "loss_scale"))
         load_optimizer_state(self.optimizer, state["optimizer"], saved=("lr",))
         if "learning_net" in state:
             check_net(state["learning_net"], self.net, "task.learning_net")
@@ -189,6 +214,8 @@ class Classify(Task):
             self.ema.module.load_state_dict(state["net"])
             self.ema.n_averaged.fill_(state.get("ema_updates", 0))
         self.lr_schedule.load_state_dict(state["scheduler"])
+        if self.loss_scale and "loss_scale" in state:
+            self.loss_scale.load_state_dict(state["loss_scale"])
 
     def _images(self, batch: Batch) -> torch.Tensor:
         """(N, C, S, S) float32, normalized; `batch` lies on the device. Grey images repeat for a net of 3 channels."""

@@ -1,6 +1,7 @@
 """The task of making images: a generator against a discriminator."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Gan(Task):
     messages = GanMessages
 
     def setup(self, items: Items | None) -> None:
+        if self.device.amp is torch.float16:  # without a scale of the loss its gradients would vanish
+            self.device = replace(self.device, amp=None)
         net, opt, device = self.net, self.opt, self.device
         self.steps, self.ema, self.frozen = 0, None, []
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
