@@ -184,6 +184,9 @@ class Optimization(Options):
     nesterov: bool | None = option(None)
     """Nesterov momentum, of SGD and Muon; None: yes"""
 
+    hyperball: bool = option(False, LEARN + SUM)
+    """Muon: each matrix keeps its norm, and only its direction learns: for trainings of few steps"""
+
     weight_decay: float = option(1e-4, ge=0)
     """weight decay (Adam, SGD: an L2 term in the gradient)"""
 
@@ -221,6 +224,9 @@ class Classification(Options):
 
     flip_test: bool = option(False, (*LEARN, "val", "test", "predict", "report"))
     """predict the mean of an image and its mirror image"""
+
+    shift_test: int = option(0, (*LEARN, "val", "test", "predict", "report"), ge=0)
+    """predict the mean of an image and of it moved by so many pixels, up and left, down and right"""
 
 
 class Gan(Options):

@@ -19,6 +19,7 @@ from data.batch import UNREADABLE, Batch, collect_bad_images
 from engine.device import oom_as_failure
 from engine.setup import test_loader
 from engine.tasks.base import Task
+from engine.tasks.classify import ONE_VIEW
 from runs import past
 from runs.record import to_json
 from utils import files, registry
@@ -26,7 +27,7 @@ from utils.errors import UsageError
 from utils.progress import with_progress
 from utils.text import csv_line
 
-PLAIN = {"amp": "off", "flip_test": False}  # options of the run that would blur what a layer gives
+PLAIN = {"amp": "off", **ONE_VIEW}  # options of the run that would blur what a layer gives
 
 
 @dataclass

@@ -20,6 +20,8 @@ class Muon(torch.optim.Optimizer):
         params: tensors or groups; a group with `muon=False` is left to AdamW altogether.
         weight_decay: decoupled from the gradient, in both rules.
         momentum, nesterov: of Muon.
+        hyperball: after each step of Muon's the norm of each matrix is again what it was before (Wen et al. 2026,
+            arXiv:2606.16899), so that weight decay is for the rest alone: for trainings of few steps.
 
     Raises:
         UsageError: this torch has no Muon (it came with 2.9).
@@ -32,10 +34,12 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         nesterov: bool = True,
+        hyperball: bool = False,
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise UsageError(f"--optimizer=Muon needs torch 2.9 or newer, not {torch.__version__}: use AdamW")
         values = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+        values["hyperball"] = hyperball
         super().__init__(params, values | {"muon": True, "betas": (0.9, 0.999), "eps": 1e-8})
 
     @classmethod
@@ -73,6 +77,7 @@ class Muon(torch.optim.Optimizer):
             if buffer is None or buffer.stride() != p.stride():  # saved in another memory format
                 like = torch.zeros_like(p, memory_format=torch.preserve_format)
                 self.state[p]["momentum_buffer"] = like if buffer is None else like.copy_(buffer)
+        norms = torch._foreach_norm(weights) if group["hyperball"] else ()
         muon(
             [as_matrix(p) for p in weights],
             [as_matrix(grad, like=p) for p in weights if (grad := p.grad) is not None],
@@ -87,6 +92,9 @@ class Muon(torch.optim.Optimizer):
             adjust_lr_fn="match_rms_adamw",
             has_complex=False,
         )
+        if group["hyperball"]:
+            now = torch._foreach_norm(weights)
+            torch._foreach_mul_(weights, torch._foreach_div(norms, torch._foreach_clamp_min(now, 1e-12)))
 
     def _adamw_step(self, weights: list[torch.Tensor], group: dict) -> None:
         for p in weights:

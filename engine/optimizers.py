@@ -59,6 +59,7 @@ def _options(opt: Config, taken: set[str], device: Device) -> dict[str, Any]:
     momentum = OWN_MOMENTUM.get(opt.optimizer) if opt.momentum is None else opt.momentum
     if momentum is not None:
         values |= {"momentum": momentum, "nesterov": momentum > 0 if opt.nesterov is None else opt.nesterov}
+    values["hyperball"] = opt.hyperball
     if device.device.type in ("cpu", "cuda"):
         values["fused"] = True  # one pass over the weights, not several
     return {name: value for name, value in values.items() if name in taken}

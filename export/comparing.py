@@ -15,11 +15,13 @@ from engine import saved
 from engine.device import select_device
 from engine.setup import load_task, val_loader
 from engine.tasks.base import Task
+from engine.tasks.classify import ONE_VIEW
 from engine.tasks.gan import Gan
 from engine.validation import validate
 from export import parity
 from models.exported import ExportedNet
 from utils.errors import UsageError
+from utils.options import dashed
 from utils.text import counted
 
 MOST = max(parity.SIZES)  # images at once
@@ -76,11 +78,12 @@ class Comparison:
 
     def _as_val(self, sample: parity.Sample) -> None:
         """How what `val` does otherwise changes the answers: its number format, and mirror images."""
-        if self.asked.flip_test:
-            self.lines.append("the file answers for an image alone, val for it and its mirror image (--flip-test)")
+        if several := [f"--{dashed(name)}" for name in ONE_VIEW if getattr(self.asked, name)]:
+            flags = ", ".join(several)
+            self.lines.append(f"the file answers for an image as it is, val for several views of it ({flags})")
         device = select_device(self.asked)
         if device.amp is not None:
-            task = load_task(self.asked.model_copy(update={"flip_test": False}), self.checkpoint)
+            task = load_task(self.asked.model_copy(update=ONE_VIEW), self.checkpoint)
             found = parity.compare(sample, task, sizes={MOST: parity.SIZES[MOST]})
             numbers, of = device.metadata()["numbers"], f"{found.changed} of {found.images}"
             self.lines.append(

@@ -7,6 +7,7 @@ import torch
 
 from config import Config
 from engine.setup import load_task
+from engine.tasks.classify import ONE_VIEW
 from engine.tasks.gan import Gan
 from export import quantization
 from export.card import card
@@ -33,7 +34,7 @@ class Export:
 
     def __init__(self, opt: Config, checkpoint: dict[str, Any]) -> None:
         self.checkpoint = checkpoint
-        exact = {"use_gpu": False, "amp": "off", "flip_test": False, "on_bad_image": "skip"}
+        exact = {"use_gpu": False, "amp": "off", **ONE_VIEW, "on_bad_image": "skip"}
         self.opt = opt.model_copy(update=exact)
         if opt.format != "safetensors":
             check_torch()

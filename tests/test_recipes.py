@@ -18,6 +18,7 @@ from engine.recipe import class_weights, ema_update
 from engine.schedules import Schedule
 from engine.tasks.classify import Classify
 from models.basic_module import BasicModule
+from utils.errors import UsageError
 
 CPU = Device(torch.device("cpu"), None, torch.contiguous_format)
 
@@ -120,6 +121,18 @@ def test_the_mirror_image_is_judged_too():
     torch.testing.assert_close(next(one.predict([batch()]))[1], expected)
 
 
+def test_moved_images_are_judged_too():
+    one = task(flip_test=True, shift_test=2)
+    images = one.preprocess.normalize(batch().images)
+    place = torch.arange(16)
+    reflected = [(15 - (15 - (place + by).abs()).abs()) for by in (2, -2)]
+    views = [images, *(images[:, :, where][..., where] for where in reflected)]
+    expected = sum(one.net(view) + one.net(view.flip(3)) for view in views) / 6
+    torch.testing.assert_close(next(one.predict([batch()]))[1], expected)
+    with pytest.raises(UsageError, match="--shift-test=16 is too much for images of 16 pixels"):
+        task(shift_test=16)
+
+
 def test_rare_classes_are_drawn_as_often_as_the_others():
     items = [(None, 0)] * 900 + [(None, 1)] * 90 + [(None, 2)] * 10
     weights = class_weights(items)
@@ -155,6 +168,24 @@ class Small(BasicModule):
 
     def forward(self, x):
         return self.head(self.hidden(self.conv(x).mean(dim=(2, 3))))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_hyperball_turns_matrices_and_keeps_their_norms():
+    torch.manual_seed(0)
+    net = Small()
+    free = copy.deepcopy(net)
+    before = net.conv.weight.detach().clone()
+    for one, hyperball in ((net, True), (free, False)):
+        optimizer = Muon.for_net(one, lr=0.05, hyperball=hyperball)
+        torch.manual_seed(1)
+        one(torch.randn(4, 3, 9, 9)).logsumexp(1).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(net.conv.weight.norm(), before.norm())
+    assert not torch.allclose(net.conv.weight, before, rtol=0.01)
+    ratio = (net.conv.weight / free.conv.weight).flatten()
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
+    torch.testing.assert_close(net.head.weight, free.head.weight)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")

@@ -22,6 +22,9 @@ from engine.task_state import check_like, check_net
 from engine.tasks.base import Buffers, NonFiniteError, Task, buffers_of, check_finite
 from engine.whole_batch import whole_batch
 from utils import pictures, world
+from utils.errors import UsageError
+
+ONE_VIEW = {"flip_test": False, "shift_test": 0}  # options with which an image is judged as it is
 
 
 class Classify(Task):
@@ -35,6 +38,9 @@ class Classify(Task):
     def setup(self, items: Items | None) -> None:
         net, opt, device = self.net, self.opt, self.device
         self.metrics = metrics.chosen(opt.metrics)
+        if opt.shift_test >= self.preprocess.image_size:
+            side = self.preprocess.image_size
+            raise UsageError(f"--shift-test={opt.shift_test} is too much for images of {side} pixels a side")
         self.ema, self.side, self.frozen = None, self.preprocess.image_size, []
         self.loss_scale = LossScale() if device.amp is torch.float16 else None
         self.shown: tuple[torch.Tensor, ...] | None = None
@@ -140,13 +146,19 @@ class Classify(Task):
         with torch.inference_mode():
             for batch in batches:
                 images = self._images(batch.to(self.device.device))
-                logits = self._logits(net, images)
-                if self.opt.flip_test:
-                    logits = (logits + self._logits(net, images.flip(3))) / 2
-                logits = logits.cpu()
+                views = self._views(images)
+                logits = (sum(self._logits(net, view) for view in views) / len(views)).cpu()
                 if not logits.isfinite().all():
                     raise NonFiniteError("the net's output")
                 yield batch, logits
+
+    def _views(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The images, and what of them is asked for: moved both ways, with the border reflected, and all mirrored."""
+        views, pixels = [images], self.opt.shift_test
+        if pixels:
+            wide = F.pad(images, [pixels] * 4, mode="reflect")
+            views += [wide[:, :, 2 * pixels :, 2 * pixels :], wide[:, :, : -2 * pixels, : -2 * pixels]]
+        return [*views, *(view.flip(3) for view in views)] if self.opt.flip_test else views
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         logits: list[torch.Tensor] = []
