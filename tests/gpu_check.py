@@ -41,7 +41,7 @@ from runs.run import Run  # noqa: E402
 from utils.errors import RunError  # noqa: E402
 from utils.progress import in_threads  # noqa: E402
 
-SIDE, PHOTOS, TIMES, STEPS = 224, 1600, 4, 30
+SIDE, PHOTOS, TIMES, STEPS, ROUNDS = 224, 1600, 2, 20, 3
 BATCH = {"resnet18": 256, "resnet50": 128}
 ROW = "| {:<60} | {:>28} |"
 
@@ -133,7 +133,7 @@ def ratio_to_step(opt: Config, dataset: ImageData, what: str) -> None:
             trainer.state = type(trainer.state)()
             trainer.train_epoch()
 
-        with mock.patch("builtins.print"):
+        with mock.patch("builtins.print"), mock.patch("analysis.bench.ROUNDS", ROUNDS):
             rates = race({"ours": epoch, "step": bare_epoch(task, train)}, len(train.items), task.device.device)
     ours, bare = (statistics.median(rates[name]) for name in ("ours", "step"))
     both = statistics.median(a / b for a, b in zip(rates["ours"], rates["step"], strict=True))
@@ -252,11 +252,12 @@ def main() -> None:
             lambda: steps(device, asked.compile),
             lambda: loading(Path(folder, "photos")),
             small_sets,
+            *([lambda: cifar10(asked.data, Path(folder))] if asked.data else []),
             out_of_memory,
             lambda: not_finite(device),
             lambda: resumed_elsewhere(Path(folder)),
         ]
-        for part in [*parts, *([lambda: cifar10(asked.data, Path(folder))] if asked.data else [])]:
+        for part in parts:
             try:
                 part()
             except Exception as e:  # the other rows count too
