@@ -185,7 +185,7 @@ class Optimization(Options):
     """Nesterov momentum, of SGD and Muon; None: yes"""
 
     hyperball: bool = option(False, LEARN + SUM)
-    """Muon: each matrix keeps its norm, and only its direction learns: for trainings of few steps"""
+    """Muon: a step turns a matrix by lr of its norm, which stays; the rest has 0.3 of lr (Hyperball)"""
 
     weight_decay: float = option(1e-4, ge=0)
     """weight decay (Adam, SGD: an L2 term in the gradient)"""

@@ -9,6 +9,9 @@ from torch.optim.adamw import adamw
 
 from utils.errors import UsageError
 
+TINY = 1e-12
+OF_REST = 0.3  # on a hyperball: AdamW's learning rate as a part of the matrices'
+
 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for weights of 2 and 4 dimensions, AdamW for the rest.
@@ -20,8 +23,8 @@ class Muon(torch.optim.Optimizer):
         params: tensors or groups; a group with `muon=False` is left to AdamW altogether.
         weight_decay: decoupled from the gradient, in both rules.
         momentum, nesterov: of Muon.
-        hyperball: after each step of Muon's the norm of each matrix is again what it was before (Wen et al. 2026,
-            arXiv:2606.16899), so that weight decay is for the rest alone: for trainings of few steps.
+        hyperball: a step of Muon's turns a matrix by `lr` of its norm and leaves the norm as it was (Wen et al. 2026,
+            arXiv:2606.16899); AdamW's rate is OF_REST of `lr`, and weight decay is for the rest alone.
 
     Raises:
         UsageError: this torch has no Muon (it came with 2.9).
@@ -77,13 +80,13 @@ class Muon(torch.optim.Optimizer):
             if buffer is None or buffer.stride() != p.stride():  # saved in another memory format
                 like = torch.zeros_like(p, memory_format=torch.preserve_format)
                 self.state[p]["momentum_buffer"] = like if buffer is None else like.copy_(buffer)
-        norms = torch._foreach_norm(weights) if group["hyperball"] else ()
+        before = [p.clone() for p in weights] if group["hyperball"] else []
         muon(
             [as_matrix(p) for p in weights],
             [as_matrix(grad, like=p) for p in weights if (grad := p.grad) is not None],
             [as_matrix(self.state[p]["momentum_buffer"], like=p) for p in weights],
             lr=group["lr"],
-            weight_decay=group["weight_decay"],
+            weight_decay=0.0 if before else group["weight_decay"],
             momentum=group["momentum"],
             nesterov=group["nesterov"],
             ns_coefficients=(DEFAULT_A, DEFAULT_B, DEFAULT_C),
@@ -92,9 +95,8 @@ class Muon(torch.optim.Optimizer):
             adjust_lr_fn="match_rms_adamw",
             has_complex=False,
         )
-        if group["hyperball"]:
-            now = torch._foreach_norm(weights)
-            torch._foreach_mul_(weights, torch._foreach_div(norms, torch._foreach_clamp_min(now, 1e-12)))
+        if before:
+            turn(weights, before, group["lr"])
 
     def _adamw_step(self, weights: list[torch.Tensor], group: dict) -> None:
         for p in weights:
@@ -103,6 +105,7 @@ class Muon(torch.optim.Optimizer):
                 self.state[p].update(step=torch.tensor(0.0), **moments)
         states = [self.state[p] for p in weights]
         beta1, beta2 = group["betas"]
+        lr = group["lr"] * (OF_REST if group["hyperball"] else 1)
         adamw(
             weights,
             [grad for p in weights if (grad := p.grad) is not None],
@@ -113,7 +116,7 @@ class Muon(torch.optim.Optimizer):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=group["lr"],
+            lr=lr,
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
@@ -135,6 +138,16 @@ class Muon(torch.optim.Optimizer):
                 own["state"][first + index] = values
             first += len(group["params"])
         return own
+
+
+def turn(weights: list[torch.Tensor], before: list[torch.Tensor], part: float) -> None:
+    """Makes each step from `before` to `weights` as long as that part of the norm before, and restores that norm."""
+    norms, steps = torch._foreach_norm(before), torch._foreach_sub(weights, before)
+    lengths = torch._foreach_clamp_min(torch._foreach_norm(steps), TINY)
+    torch._foreach_mul_(steps, torch._foreach_div(torch._foreach_mul(norms, part), lengths))
+    turned = torch._foreach_add(before, steps)
+    torch._foreach_mul_(turned, torch._foreach_div(norms, torch._foreach_clamp_min(torch._foreach_norm(turned), TINY)))
+    torch._foreach_copy_(weights, turned)
 
 
 def as_matrix(filters: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
