@@ -1,5 +1,6 @@
 # make demo: set up and run the main job on the built-in images.   make test: set up and run the tests.
-# make test-fast: those that take little time.   make test-gpu: those of several processes, on a GPU.
+# make test-fast: those that take little time.   make gpu-check DATA=DIR: on a GPU, the tests
+#   that need one, and a table of what it brings (DATA: CIFAR-10, may be left out).
 # make lint: format, lint, types.
 # make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times, of one process and of two;
 #   as root also two machines: prints tables (hours).
@@ -8,7 +9,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-fast test-gpu torture lint schema clean
+.PHONY: demo test test-fast gpu-check torture lint schema clean
 
 demo: $(READY)
 	$(RUN) main.py train --config=demo
@@ -25,8 +26,8 @@ test: $(READY)
 test-fast: $(READY)
 	$(RUN) -m pytest -q -n auto --dist=worksteal -m "not slow" tests
 
-test-gpu: $(READY)
-	TEST_GPU=1 $(RUN) -m pytest -q -n 4 tests/test_processes.py tests/test_whole_batch.py
+gpu-check: $(READY)
+	$(RUN) tests/gpu_check.py --data=$(DATA)
 
 torture: $(READY)
 	FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(RUN) -m pytest -q -n auto --dist=worksteal tests/test_fuzz_*.py

@@ -178,6 +178,9 @@ class Optimization(Options):
     lr: float = option(1e-3, gt=0)
     """learning rate at the start (onecycle: at the peak)"""
 
+    backbone_lr: float = option(1, ge=0, le=1)
+    """learning rate of all but the head, as a part of lr; 0: only the head learns"""
+
     momentum: float | None = option(None, LEARN + SUM, ge=0, lt=1)
     """momentum of the optimizers that have one; None: 0.9 for SGD and Muon, else the optimizer's own"""
 
@@ -213,6 +216,9 @@ class Classification(Options):
     cutmix: float = option(0, ge=0)
     """paste a box of one image into another, of an area drawn from Beta(cutmix, cutmix)"""
 
+    linear_probe: bool = option(False, LEARN)
+    """fit the head to the features of all images before the first step (LP-FT), for pretrained nets"""
+
     balance: Literal["none", "sampler", "loss"] = option("none")
     """unequal classes; sampler: draw all equally often, loss: weigh the rare ones more"""
 
@@ -226,7 +232,7 @@ class Classification(Options):
     """predict the mean of an image and its mirror image"""
 
     shift_test: int = option(0, (*LEARN, "val", "test", "predict", "report"), ge=0)
-    """predict the mean of an image and of it moved by so many pixels, up and left, down and right"""
+    """predict the mean of an image and of it moved so many pixels both ways; in train after the last epoch"""
 
 
 class Gan(Options):
@@ -361,8 +367,8 @@ class Runs(Options):
     csv: bool = option(False, ("runs",))
     """print the table as CSV"""
 
-    json: bool = option(False, ("runs", "predict"))  # type: ignore[assignment]  # not pydantic's old method
-    """print JSON; predict: an object a line"""
+    json: bool = option(False, ("runs", "predict", "bench"))  # type: ignore[assignment]  # not pydantic's old method
+    """print JSON; predict: an object a line; bench: one, with the lines on stderr"""
 
     curves_file: PathText | None = option("curves.png", ("runs",))
     """the picture of the curves that `runs A B` writes; None: none"""

@@ -1,10 +1,13 @@
 """How fast training is here: the plain tutorial loop, this program's epoch, the bare step; side by side."""
 
 import copy
+import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +29,26 @@ from engine.tasks.gan import latent_size
 from runs.run import Run
 from utils.text import counted
 
-IMAGES, ROUNDS = 400, 5
+IMAGES, ROUNDS = 256, 5
+LIMIT = 150  # seconds after which no round begins
 Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
-    """Prints images a second of the three, in turn, and the median ratios over ROUNDS; returns the ratios.
+    """Prints images a second of the three, in turn, and the median ratios of up to ROUNDS; returns the ratios.
 
     Each has its own net of opt.model and its own optimizer, and is warmed up by one epoch that is not counted. A task
-    that no tutorial loop is known for (TUTORIAL_STEPS) is compared with the bare step alone.
+    that no tutorial loop is known for (TUTORIAL_STEPS) is compared with the bare step alone. With `--json` the lines go
+    to stderr, and all figures as one JSON object to stdout.
     """
+    say = partial(print, file=sys.stderr if opt.json else sys.stdout, flush=True)
     count = IMAGES * (50 if opt.image_size <= 64 else 1)  # small ones take less time
     every = max(len(dataset.items) // count, 1)
     dataset.items, dataset.val_items = dataset.items[::every][:count], dataset.val_items[:IMAGES]
     task, loaders, _ = build_training(opt, dataset)
     setting = f"batch {opt.batch_size}, {counted(len(dataset.items), 'image')} an epoch; {task.device}"
-    print(f"{opt.model} at {opt.image_size}, {setting}")
+    say(f"{opt.model} at {opt.image_size}, {setting}")
+    say(f"a warm-up and up to {ROUNDS} rounds; after {LIMIT} s none begins")
     loader = train_loader(opt, dataset, dataset.items, task.preprocess, task.device)
     with loader as train, tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(task, train, loaders.val, Run(Path(folder)), opt, {})
@@ -50,12 +57,17 @@ def compare(opt: Config, dataset: ImageData) -> dict[str, float]:
             rivals["tutorial loop"] = tutorial_epoch(opt, dataset, task, step)
         rivals["this program"] = lambda: _epoch(trainer)
         rivals["bare step"] = bare_epoch(task, train)
-        rates = race(rivals, len(train.items), task.device.device)
+        rates = race(rivals, len(train.items), task.device.device, say)
     ratios = {}
     for other in (name for name in rates if name != "this program"):
         pairs = zip(rates["this program"], rates[other], strict=True)
         ratios[other] = statistics.median(ours / theirs for ours, theirs in pairs)
-        print(f"this program / {other}: {ratios[other]:.2f} (median of {ROUNDS} ratios, each within one round)")
+        rounds = counted(len(rates[other]), "ratio")
+        say(f"this program / {other}: {ratios[other]:.2f} (median of {rounds}, each within one round)")
+    if opt.json:
+        facts = {"model": opt.model, "image_size": opt.image_size, "batch_size": opt.batch_size}
+        facts |= {"images": len(dataset.items), **task.device.metadata()}
+        print(json.dumps(facts | {"images_per_second": rates, "ratios": ratios}))
     return ratios
 
 
@@ -65,16 +77,25 @@ def _epoch(trainer: Trainer) -> None:
     trainer.train_epoch()
 
 
-def race(rivals: dict[str, Callable[[], object]], images: int, device: torch.device) -> dict[str, list[float]]:
-    """Runs the rivals in turn, ROUNDS times after a warm-up; returns images a second of each, round by round."""
+def race(
+    rivals: dict[str, Callable[[], object]], images: int, device: torch.device, say: Callable[..., None] = print
+) -> dict[str, list[float]]:
+    """Runs the rivals in turn, ROUNDS times after a warm-up, or once and until LIMIT is over.
+
+    Returns:
+        Images a second of each, round by round.
+    """
     rates: dict[str, list[float]] = {name: [] for name in rivals}
+    start = time.perf_counter()
     for number in range(ROUNDS + 1):
+        if number > 1 and time.perf_counter() - start > LIMIT:
+            break
         for name, epoch in rivals.items():
             rates[name].append(images / _seconds(epoch, device))
         title = f"round {number}" if number else "warm-up"
-        print(_row(title, {name: values[-1] for name, values in rates.items()}), flush=True)
+        say(_row(title, {name: values[-1] for name, values in rates.items()}))
     rates = {name: values[1:] for name, values in rates.items()}
-    print(_row("median", {name: statistics.median(values) for name, values in rates.items()}))
+    say(_row("median", {name: statistics.median(values) for name, values in rates.items()}))
     return rates
 
 

@@ -182,6 +182,8 @@ def _check_effect(command: str, opt: Config, places: Mapping[str, str], saved: M
     for name in ("momentum", "nesterov", "weight_decay"):
         if taken is not None and name not in taken:
             reasons[name] = ("optimizer", f"{opt.optimizer} takes no {name}")
+    if opt.optimizer == "Muon":
+        reasons["backbone_lr"] = ("optimizer", "Muon has two rates of its own; take AdamW or SGD")
     if opt.optimizer != "Muon":
         reasons["hyperball"] = ("optimizer", f"it is Muon's, and the optimizer is {opt.optimizer}")
     if opt.scheduler == "onecycle":

@@ -188,6 +188,7 @@ class Trainer:
         state, done, start = self.state, self.state.progress, time.monotonic()
         if not done.sums:
             raise RunError(f"no step of epoch {state.epoch + 1} had finite numbers. {self._remedy()}")
+        self.set_progress()
         try:
             metrics, bad = validate(self.task, self.val, self.stops.interruptible)
         except NonFiniteError as e:

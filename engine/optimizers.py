@@ -36,11 +36,33 @@ def make_optimizer(net: nn.Module, opt: Config, device: Device) -> torch.optim.O
     make = Muon if opt.optimizer == "Muon" else optimizer_class(opt.optimizer)
     options = _options(opt, set(inspect.signature(make).parameters), device)
     try:
-        made = Muon.for_net(net, **options) if make is Muon else make(net.parameters(), **options)
+        made = Muon.for_net(net, **options) if make is Muon else make(_parts(net, opt), **options)
     except (TypeError, ValueError) as e:
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"--optimizer={opt.optimizer} refuses its options ({given}): {e}") from e
     return _checked(made, f"--optimizer={opt.optimizer}")
+
+
+def _parts(net: nn.Module, opt: Config) -> Any:
+    """The weights; with --backbone-lr in two groups, of which the second learns more slowly: the head, and the rest."""
+    if opt.backbone_lr in (0, 1):
+        return net.parameters()
+    head = list(linear_head(net, "--backbone-lr").parameters())
+    of_head = {id(p) for p in head}
+    rest = [p for p in net.parameters() if id(p) not in of_head]
+    return [{"params": head}, {"params": rest, "lr": opt.lr * opt.backbone_lr}]
+
+
+def linear_head(net: nn.Module, flag: str) -> nn.Linear:
+    """The last linear layer, which gives the classes.
+
+    Raises:
+        UsageError: there is none, or it is no head: the flag cannot be used.
+    """
+    head = next((m for m in reversed(list(net.modules())) if isinstance(m, nn.Linear)), None)
+    if head is None or head.out_features != net.num_classes:
+        raise UsageError(f"{flag} needs a net that ends in a linear layer, which this one does not: leave it out")
+    return head
 
 
 def _checked(made: Any, source: str) -> torch.optim.Optimizer:
@@ -117,6 +139,20 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
     return like
 
 
+def freeze_backbone(net: nn.Module) -> list[nn.Module]:
+    """Stops all weights but the head's from learning; returns what `freeze` does."""
+    head = {id(p) for p in linear_head(net, "--backbone-lr=0").parameters()}
+    for p in net.parameters():
+        p.requires_grad = id(p) in head
+    return _still(net)
+
+
+def _still(net: nn.Module) -> list[nn.Module]:
+    """The modules of which no weight learns."""
+    modules = [m for m in net.modules() if list(m.parameters())]
+    return [m for m in modules if not any(p.requires_grad for p in m.parameters())]
+
+
 def freeze(net: nn.Module, pattern: str) -> list[nn.Module]:
     """Stops the weights whose names match `pattern`, a regular expression, from learning.
 
@@ -139,5 +175,4 @@ def freeze(net: nn.Module, pattern: str) -> list[nn.Module]:
     for name, p in net.named_parameters():
         if name in frozen:
             p.requires_grad = False
-    modules = [m for m in net.modules() if list(m.parameters())]
-    return [m for m in modules if not any(p.requires_grad for p in m.parameters())]
+    return _still(net)

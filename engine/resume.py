@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from runs.run import Run
 
 # else the saved state means nothing
-FIXED = ("model", "model_args", "optimizer", "seed", "val_fraction", "freeze", "nz", "ngf", "ndf", "conditional")
+FIXED = (
+    "model",
+    "model_args",
+    "optimizer",
+    "seed",
+    "val_fraction",
+    "freeze",
+    "nz",
+    "ngf",
+    "ndf",
+    "conditional",
+    "backbone_lr",
+)
 SCHEDULE = ("max_epoch", "lr", "lr1", "lr2", "scheduler", "warmup", "lr_decay")  # what learning rates depend on
 OWN = ("load_path", "pretrained")  # a resumed run has its own weights
 

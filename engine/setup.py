@@ -20,6 +20,7 @@ from data.stream import Stream
 from data.transforms import Preprocess
 from engine.device import Device, select_device
 from engine.ensemble import Ensemble
+from engine.linear_probe import fit_head
 from engine.recipe import class_weights, resized_side
 from engine.resume import ResumePoint
 from engine.tasks.base import Task, task_class
@@ -81,6 +82,9 @@ def build_training(
         )
     task = kind(net, dataset.classes, preprocess, device, opt, train_items)
     registry.find(opt.monitor or task.monitor, task.metric_modes(), "metric")
+    if isinstance(task, Classify) and opt.linear_probe and not resumed:
+        with _loader(opt, dataset, train_items, preprocess, device) as images:
+            print(fit_head(task, images))
     if point and resumed:
         state_dicts.load_net(net, resumed, point.path or "the saved run", opt.model)
         try:

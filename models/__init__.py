@@ -221,7 +221,7 @@ def check_rebuild(
 def preprocessing(name: str) -> dict[str, Any]:
     """What the images of a model must go through: image_size, mean, std, interpolation, crop_pct; {} if any will do."""
     if not name.startswith(TIMM):
-        return {}
+        return constants(name).get("preprocessing", {})
     from models import timm_models
 
     return timm_models.preprocessing(name)

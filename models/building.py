@@ -57,7 +57,8 @@ def build(
         if name.startswith(models.TIMM):
             checkpoint, path = timm_models.pretrained(net, name, image_size, channels, arguments, weights)
         else:
-            checkpoint, path = source.read(weights) if weights else source.fetch(net, name)
+            published = getattr(net, "published", None) or partial(source.fetch, net, name)
+            checkpoint, path = source.read(weights) if weights else published()
         find_head = partial(heads.entries, net, name, image_size, channels, arguments)
         source.load(net, checkpoint, path, name, classes, find_head)
     return net

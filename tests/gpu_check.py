@@ -4,6 +4,7 @@ DIR holds CIFAR-10 as docs/data.md says; without it that row is left out. Withou
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -41,8 +42,9 @@ from runs.run import Run  # noqa: E402
 from utils.errors import RunError  # noqa: E402
 from utils.progress import in_threads  # noqa: E402
 
-SIDE, PHOTOS, TIMES, STEPS, ROUNDS = 224, 1600, 2, 20, 3
+SIDE, PHOTOS, TIMES, STEPS, ROUNDS = 224, 1600, 8, 20, 3
 BATCH = {"resnet18": 256, "resnet50": 128}
+TESTS = ("tests/test_processes.py", "tests/test_whole_batch.py")  # those that use a GPU where there is one
 ROW = "| {:<60} | {:>28} |"
 
 
@@ -239,10 +241,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="")
     parser.add_argument("--compile", action="store_true", help="with torch.compile too (minutes)")
+    parser.add_argument("--no-tests", action="store_true", help="the table alone")
     asked = parser.parse_args()
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         print("gpu-check: PyTorch finds no GPU on this machine (CUDA, MPS): there is nothing to check")
         return
+    if not asked.no_tests:
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-n4", *TESTS], cwd=ROOT, env=os.environ | {"TEST_GPU": "1"}
+        )
     device = select_device(Config())
     print(f"{device}; torch {torch.__version__}")
     row("what", "figure")

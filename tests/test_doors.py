@@ -518,6 +518,20 @@ def test_a_data_set_of_the_users(name, run, command, dogcat, tmp_path, monkeypat
     assert code == 0 and "this program / tutorial loop" in out, out + err
 
 
+def test_bench_in_json_and_no_round_after_its_limit(command, dogcat, monkeypatch):
+    monkeypatch.setattr(bench, "LIMIT", 0)
+    words = ["--model=LeNet", "--image-size=20", "--batch-size=4", "--num-workers=0", "--use-gpu=false"]
+    code, out, err = command("bench", f"--train-data-root={dogcat}/train", *words, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["model"] == "LeNet" and told["images"] > 4 and told["device"] == "cpu"
+    assert {name: len(rates) for name, rates in told["images_per_second"].items()} == dict.fromkeys(
+        ("tutorial loop", "this program", "bare step"), 1
+    )
+    ours, theirs = (told["images_per_second"][name][0] for name in ("this program", "bare step"))
+    assert told["ratios"]["bare step"] == pytest.approx(ours / theirs)
+    assert err.splitlines()[1] == "a warm-up and up to 5 rounds; after 0 s none begins" and "this program / " in err
+
+
 OPTIMIZER = """
 import pathlib
 import torch

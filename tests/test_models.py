@@ -17,7 +17,7 @@ from models.basic_module import BasicModule
 from utils.errors import UsageError
 
 # A model that takes no num_classes (a generator, say) is not a classifier, and its own tests are elsewhere.
-CLASSIFIERS = [n for n in models.names() if "num_classes" in inspect.signature(getattr(models, n)).parameters]
+CLASSIFIERS = [n for n in models.names() if models.task_of(n) == "Classify"]
 TWINS = [n for n in CLASSIFIERS if getattr(models, n).torchvision_name]
 SMALLEST = {"AlexNet": 63, "CifarNet": 9, "DigitNet": 9, "ResNet34": 1, "SqueezeNet": 17}  # as their docstrings say
 SMALLEST |= {"ConvNet": 10, "LeNet": 16, "MNISTNet": 16}  # built for one size

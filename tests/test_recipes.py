@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_net import SmallNet
 from torch import nn
 
 import models
 from config import Config
+from data.cache import CachedLoader
 from data.loaders import Batch, EpochBatchSampler
 from data.transforms import Preprocess
 from engine.device import Device
+from engine.linear_probe import STRENGTHS, fit_head
 from engine.muon import Muon
 from engine.optimizers import make_optimizer
 from engine.recipe import class_weights, ema_update
@@ -300,3 +303,79 @@ def test_a_rate_changed_by_hand_is_in_force_and_falls_from_there():
     for one in (schedule, again):
         one.set(0.75)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
+
+
+# ---- the head of a pretrained net
+
+
+def small() -> SmallNet:
+    torch.manual_seed(0)
+    return SmallNet(3)
+
+
+def probed(net=None, **options):
+    """A task whose head was fitted to these images, its images and what was said."""
+    one = task(net or small(), **options)
+    pixels = torch.randint(0, 256, (60, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    labels = (pixels.float().mean(dim=(1, 2)) - 127).argmax(dim=1)  # by the strongest colour
+    items = [(Path(str(number)), int(label)) for number, label in enumerate(labels)]
+    loader = CachedLoader(items, pixels, one.preprocess, EpochBatchSampler(len(items), 7))
+    return one, pixels, labels, fit_head(one, loader)
+
+
+def test_the_head_is_fitted_as_a_logistic_regression_would_be():
+    one, pixels, labels, said = probed(flip=True)
+    net, images = one.net.eval(), one.preprocess.normalize(pixels)
+    seen = []
+    net.fc.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].detach()))
+    with torch.no_grad():
+        right = (net(images).argmax(1) == labels).float().mean()
+        net(images.flip(3))
+    features = torch.cat(seen)
+    weight, mean, std = net.fc.weight.detach(), features.mean(0), features.std(0)
+    standard = (weight * std).requires_grad_()
+    bias = (net.fc.bias + weight @ mean).detach().requires_grad_()
+    loss = nn.functional.cross_entropy((features - mean) / std @ standard.T + bias, labels.repeat(2))
+    slope = torch.autograd.grad(loss, [standard, bias])
+    strengths = -(slope[0] / standard.detach())  # at the minimum the loss falls as the L2 term grows
+    assert right > 0.8 and "60 images and their mirror images" in said
+    assert any((slope[0] + s * standard.detach()).abs().max() < 1e-3 for s in STRENGTHS), strengths
+    assert slope[1].abs().max() < 1e-3
+
+
+def test_only_the_head_is_fitted():
+    net = small()
+    before = copy.deepcopy(net.state_dict())
+    probed(net)
+    changed = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == ["fc.weight", "fc.bias"]
+
+
+def test_a_head_without_bias_whose_output_is_divided():
+    one, pixels, labels, _ = probed(models.build("CifarNet", 3, 16))
+    with torch.no_grad():
+        logits = one.net.eval()(one.preprocess.normalize(pixels))
+    assert (logits.argmax(1) == labels).float().mean() > 0.8
+
+
+def test_a_net_that_does_not_end_in_a_linear_layer_has_no_head_to_fit():
+    with pytest.raises(UsageError, match="--linear-probe needs a net that ends in a linear layer"):
+        probed(models.build("SqueezeNet", 3, 64))
+
+
+def test_the_backbone_learns_at_its_own_rate():
+    plain, slow, still = (weights_after(task(small(), backbone_lr=part)) for part in (1, 0.1, 0))
+    first = [p.detach().clone() for p in small().parameters()]
+    names = [name for name, _ in small().named_parameters()]
+    for name, start, fast, slower, none in zip(names, first, plain, slow, still, strict=True):
+        if name.startswith("fc"):
+            torch.testing.assert_close(slower, fast)
+            assert not torch.equal(none, start)
+        else:
+            torch.testing.assert_close(slower - start, (fast - start) / 10, rtol=0.01, atol=1e-6)
+            assert torch.equal(none, start)
+    one = task(small(), backbone_lr=0.1, scheduler="linear")
+    one.set_progress(0.5)
+    assert [group["lr"] for group in one.optimizer.param_groups] == pytest.approx([0.05, 0.005])
+    with pytest.raises(UsageError, match="--backbone-lr needs a net that ends in a linear layer"):
+        task(models.build("SqueezeNet", 3, 64), backbone_lr=0.1)

@@ -101,7 +101,7 @@ class Task:
         return {"loss": "min"}
 
     def set_progress(self, progress: float) -> None:
-        """Called before each step: `progress` in [0, 1) of the training lies behind. Sets the learning rate."""
+        """Called before each step and each evaluation: `progress` in [0, 1] lies behind. Sets the learning rate."""
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Called after each evaluation, with its metrics."""

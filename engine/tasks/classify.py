@@ -15,7 +15,7 @@ from data.loaders import Batch
 from engine import metrics
 from engine.loss_scale import LossScale
 from engine.messages.classify import ClassifyMessages
-from engine.optimizers import freeze, load_optimizer_state, make_optimizer, needs_closure
+from engine.optimizers import freeze, freeze_backbone, load_optimizer_state, make_optimizer, needs_closure
 from engine.recipe import class_weights, make_ema, make_mixup, mix_shard, resized_side
 from engine.schedules import Schedule
 from engine.task_state import check_like, check_net
@@ -42,6 +42,7 @@ class Classify(Task):
             side = self.preprocess.image_size
             raise UsageError(f"--shift-test={opt.shift_test} is too much for images of {side} pixels a side")
         self.ema, self.side, self.frozen = None, self.preprocess.image_size, []
+        self.progress = 1.0  # of the training
         self.loss_scale = LossScale() if device.amp is torch.float16 else None
         self.shown: tuple[torch.Tensor, ...] | None = None
         if items is not None:
@@ -49,6 +50,7 @@ class Classify(Task):
             self.loss = nn.CrossEntropyLoss(weights, label_smoothing=opt.label_smoothing).to(device.device)
             self.mixup, self.mixes = make_mixup(opt, len(self.classes)), bool(opt.mixup or opt.cutmix)
             self.frozen = freeze(net, opt.freeze) if opt.freeze else []
+            self.frozen = self.frozen if opt.backbone_lr else freeze_backbone(net)
             self.optimizer = make_optimizer(net, opt, device)
             self.steps_several_times = needs_closure(self.optimizer)
             if self.steps_several_times:  # LBFGS strings the gradients together, which takes plain memory
@@ -146,8 +148,7 @@ class Classify(Task):
         with torch.inference_mode():
             for batch in batches:
                 images = self._images(batch.to(self.device.device))
-                views = self._views(images)
-                logits = (sum(self._logits(net, view) for view in views) / len(views)).cpu()
+                logits = torch.stack([self._logits(net, view) for view in self._views(images)]).mean(dim=0).cpu()
                 if not logits.isfinite().all():
                     raise NonFiniteError("the net's output")
                 yield batch, logits
@@ -155,7 +156,7 @@ class Classify(Task):
     def _views(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The images, and what of them is asked for: moved both ways, with the border reflected, and all mirrored."""
         views, pixels = [images], self.opt.shift_test
-        if pixels:
+        if pixels and self.progress >= 1:
             wide = F.pad(images, [pixels] * 4, mode="reflect")
             views += [wide[:, :, 2 * pixels :, 2 * pixels :], wide[:, :, : -2 * pixels, : -2 * pixels]]
         return [*views, *(view.flip(3) for view in views)] if self.opt.flip_test else views
@@ -190,6 +191,7 @@ class Classify(Task):
     def set_progress(self, progress: float) -> None:
         self.lr_schedule.lr = self.opt.lr  # may have been changed in the debugger
         self.lr_schedule.set(progress)
+        self.progress = progress
         side = self.preprocess.image_size
         self.side = resized_side(side) if progress < self.opt.progressive_resizing else side
 
