@@ -2,6 +2,7 @@
 # make test-fast: those that take little time.   make gpu-check DATA=DIR: on a GPU, the tests
 #   that need one, and a table of what it brings (DATA: CIFAR-10, may be left out).
 # make lint: format, lint, types.
+# make results DATA=DIR: all presets with three seeds, and a table of what they reach (hours; QUICK=1: minutes, one epoch each).
 # make torture DATA=DIR: the fuzzers with many cases; faults at random moments, many times, of one process and of two;
 #   as root also two machines: prints tables (hours).
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-fast gpu-check torture lint schema clean
+.PHONY: demo test test-fast gpu-check results torture lint schema clean
 
 demo: $(READY)
 	$(RUN) main.py train --config=demo
@@ -25,6 +26,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(RUN) -m pytest -q -n auto --dist=worksteal -m "not slow" tests
+
+results: $(READY)
+	$(RUN) tests/results.py --data=$(or $(DATA),data) $(if $(QUICK),--quick)
 
 gpu-check: $(READY)
 	$(RUN) tests/gpu_check.py --data=$(DATA)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import results
 import torch
 from conftest import ROOT, resolve_any
 from torchvision.models import resnet18
@@ -31,6 +32,34 @@ SHORT = {"max_epoch": "1", "image_size": "32", "batch_size": "8", "num_workers":
 SHORT |= {"use_gpu": "false", "amp": "off", "threads": "1", "model": "SqueezeNet"}
 LARGE = {"model=ResNet34", "model=resnet50"}  # such nets become the model of SHORT, as that of the preset demo does
 SHORT_GAN = {"image_size": "96", "nz": "8", "ngf": "4", "ndf": "4"}
+
+
+@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("page", [README, CHINESE], ids=lambda page: page.name)
+def test_the_table_of_presets_says_what_their_headers_say(name, page):
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", read(page), re.MULTILINE)
+    *_, minutes, reached, _ = [cell.strip() for cell in row.split("|")]
+    header = results.header(name)
+    assert header["Time"].startswith(minutes), (row, header)
+    figures = r"\d+(?:\.\d+)?"
+    seeds = re.sub(r"[(（][^)）]*[)）]", "", reached)  # the figures themselves, not what is said of them
+    assert re.findall(figures, seeds) == re.findall(figures, header["Result"])[: len(re.findall(figures, seeds))], row
+
+
+@pytest.mark.slow
+def test_results_are_repeated_and_a_finished_run_is_not(tmp_path, capsys, monkeypatch):
+    flags = ["--image-size=32", "--num-workers=0", "--use-gpu=false", "--amp=off"]
+    once = results._run("demo", 0, flags, tmp_path, quick=True)
+    assert once["seconds"] > 0 and once["mib"] > 50 and 0 <= once["metrics"]["accuracy"] <= 1
+    before = (tmp_path / "demo_0" / "last.pth").stat().st_mtime_ns
+    assert results._run("demo", 0, flags, tmp_path, quick=True) == once
+    assert (tmp_path / "demo_0" / "last.pth").stat().st_mtime_ns == before
+    assert "error" in results._run("demo", 1, ["--no-such-flag=1"], tmp_path, quick=True)
+    runs = [{"metrics": {"accuracy": value}} for value in (0.5, 0.6, 0.7)]
+    assert results._figures(runs) == "60.00% ± 0.1"
+    results.main(str(tmp_path / "none"), str(tmp_path / "out"), quick=True, names="mnist,anime")
+    table = (tmp_path / "out" / "quick" / "table.md").read_text()
+    assert table.count("left out: no ") == 2 and "One epoch and one seed each" in table
 
 
 def read(page: Path) -> str:

@@ -9,6 +9,7 @@ from small_net import SmallNet
 from torch import nn
 
 import models
+import models.building
 from config import Config
 from data.cache import CachedLoader
 from data.loaders import Batch, EpochBatchSampler
@@ -310,7 +311,9 @@ def test_a_rate_changed_by_hand_is_in_force_and_falls_from_there():
 
 def small() -> SmallNet:
     torch.manual_seed(0)
-    return SmallNet(3)
+    net = SmallNet(3)
+    models.building.set_facts(net, 3, 3)
+    return net
 
 
 def probed(net=None, **options):
