@@ -178,14 +178,14 @@ class Optimization(Options):
     lr: float = option(1e-3, gt=0)
     """learning rate at the start (onecycle: at the peak)"""
 
-    backbone_lr: float = option(1, ge=0, le=1)
-    """learning rate of all but the head, as a part of lr; 0: only the head learns"""
-
     momentum: float | None = option(None, LEARN + SUM, ge=0, lt=1)
     """momentum of the optimizers that have one; None: 0.9 for SGD and Muon, else the optimizer's own"""
 
     nesterov: bool | None = option(None)
     """Nesterov momentum, of SGD and Muon; None: yes"""
+
+    backbone_lr: float = option(1, ge=0, le=1)
+    """learning rate of all but the head, as a part of lr; 0: only the head learns"""
 
     hyperball: bool = option(False, LEARN + SUM)
     """Muon: a step turns a matrix by lr of its norm, which stays; the rest has 0.3 of lr (Hyperball)"""

@@ -18,7 +18,7 @@ def bench(**flags: Any) -> dict[str, float]:
     Examples:
         python main.py bench --train-data-root=DIR
         python main.py bench --config=demo --batch-size=64
-        python main.py bench --train-data-root=DIR --json > bench.json
+        python main.py bench --train-data-root=DIR --json
     """
     opt = resolve("bench", flags)
     dataset = data.open(opt.dataset, opt.train_data_root)

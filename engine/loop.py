@@ -188,7 +188,7 @@ class Trainer:
         state, done, start = self.state, self.state.progress, time.monotonic()
         if not done.sums:
             raise RunError(f"no step of epoch {state.epoch + 1} had finite numbers. {self._remedy()}")
-        self.set_progress()
+        self.task.final = state.epoch + 1 == self.opt.max_epoch
         try:
             metrics, bad = validate(self.task, self.val, self.stops.interruptible)
         except NonFiniteError as e:

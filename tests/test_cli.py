@@ -14,6 +14,7 @@ from cli.resolve import resolve
 from config import Config
 from engine import resume
 from main import COMMANDS
+from utils.options import dashed
 
 # Runs main.py and says at the end whether torch was imported.
 PROBE = f"""
@@ -196,7 +197,7 @@ def test_help_lists_everything(command):
     for name in [*COMMANDS, *models.names(), *models.torchvision_names(), *data.names(), *presets.names()]:
         assert name in out
     for name in Config.fields():
-        assert f"--{name.replace('_', '-')} " in out
+        assert f"--{dashed(name)} " in out
         assert Config.help_of(name).split()[0] in out
 
 

@@ -382,3 +382,11 @@ def test_the_backbone_learns_at_its_own_rate():
     assert [group["lr"] for group in one.optimizer.param_groups] == pytest.approx([0.05, 0.005])
     with pytest.raises(UsageError, match="--backbone-lr needs a net that ends in a linear layer"):
         task(models.build("SqueezeNet", 3, 64), backbone_lr=0.1)
+
+
+def test_moved_images_are_judged_after_the_last_epoch_only():
+    one, plain = task(shift_test=2), task()
+    one.final = False
+    assert torch.equal(next(one.predict([batch()]))[1], next(plain.predict([batch()]))[1])
+    one.final = True
+    assert not torch.equal(next(one.predict([batch()]))[1], next(plain.predict([batch()]))[1])

@@ -60,6 +60,7 @@ class Task:
     several_processes = False
     steps_several_times = False  # whether a step changes the weights more than once, as that of LBFGS does
     messages: type[Messages] = Messages
+    final = True  # whether it is evaluated for good, not between two epochs
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Task:
         return {"loss": "min"}
 
     def set_progress(self, progress: float) -> None:
-        """Called before each step and each evaluation: `progress` in [0, 1] lies behind. Sets the learning rate."""
+        """Called before each step: `progress` in [0, 1) of the training lies behind. Sets the learning rate."""
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Called after each evaluation, with its metrics."""

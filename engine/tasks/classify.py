@@ -42,7 +42,6 @@ class Classify(Task):
             side = self.preprocess.image_size
             raise UsageError(f"--shift-test={opt.shift_test} is too much for images of {side} pixels a side")
         self.ema, self.side, self.frozen = None, self.preprocess.image_size, []
-        self.progress = 1.0  # of the training
         self.loss_scale = LossScale() if device.amp is torch.float16 else None
         self.shown: tuple[torch.Tensor, ...] | None = None
         if items is not None:
@@ -156,7 +155,7 @@ class Classify(Task):
     def _views(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The images, and what of them is asked for: moved both ways, with the border reflected, and all mirrored."""
         views, pixels = [images], self.opt.shift_test
-        if pixels and self.progress >= 1:
+        if pixels and self.final:
             wide = F.pad(images, [pixels] * 4, mode="reflect")
             views += [wide[:, :, 2 * pixels :, 2 * pixels :], wide[:, :, : -2 * pixels, : -2 * pixels]]
         return [*views, *(view.flip(3) for view in views)] if self.opt.flip_test else views
@@ -191,7 +190,6 @@ class Classify(Task):
     def set_progress(self, progress: float) -> None:
         self.lr_schedule.lr = self.opt.lr  # may have been changed in the debugger
         self.lr_schedule.set(progress)
-        self.progress = progress
         side = self.preprocess.image_size
         self.side = resized_side(side) if progress < self.opt.progressive_resizing else side
 
