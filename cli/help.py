@@ -11,7 +11,7 @@ from cli.resolve import TASKS
 from config import Config
 from utils import registry
 from utils.errors import UsageError, install, nearest
-from utils.options import dashed
+from utils.options import dashed, option_name
 
 WIDTH = 110
 Commands = Mapping[str, Callable]
@@ -28,7 +28,7 @@ def page(topics: list[str], commands: Commands) -> str:
     name = topics[0]
     if name == "short":
         return short(commands)
-    option = name.replace("-", "_")
+    option = option_name(name)
     if option == "config":
         return "--config: a preset of options, by name or path. Presets:\n" + _presets()
     if name in commands:
@@ -117,7 +117,7 @@ def _option(name: str) -> str:
         lines.append(f"  typed    --{dashed(name)}, --{dashed(name)}=false, --no-{dashed(name)}")
     else:
         example = "..." if default in (None, {}, []) else default
-        lines.append(f"  typed    --{dashed(name)}={example}, or `{name}: {example}` in a preset")
+        lines.append(f"  typed    --{dashed(name)}={example}, or `{name.removesuffix('_')}: {example}` in a preset")
     return "\n".join(lines)
 
 

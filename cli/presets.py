@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UsageError
+from utils.options import option_name
 from utils.registry import find
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -35,9 +36,10 @@ def read(name: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, tuple[Any,
         place = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
             raise UsageError(f"{place}: expected one `option: value` a line")
-        if key.value in values:
-            raise UsageError(f"{place}: {key.value} is given a second time ({values[key.value][1]})")
-        values[key.value] = (_text(value, place), place)
+        name = option_name(key.value) if key.value.isidentifier() else key.value
+        if name in values:
+            raise UsageError(f"{place}: {key.value} is given a second time ({values[name][1]})")
+        values[name] = (_text(value, place), place)
     if "base" in values:
         base, place = values.pop("base")
         if not isinstance(base, str) or not base:

@@ -234,3 +234,11 @@ def test_the_examples_of_the_help_are_valid_command_lines():
 
 def test_the_editor_schema_is_named_where_it_lies():
     assert (Path(presets.FOLDER) / "schema.json").is_file()
+
+
+def test_an_option_whose_name_is_a_word_of_python(command, tmp_path):
+    assert command("help", "class")[1].startswith("--class: the class of the images")
+    assert "Did you mean class? " in command("generate", "--clas=7")[2]
+    preset = tmp_path / "one.yaml"
+    preset.write_text("class: 7\n", encoding="utf-8")
+    assert resolve("generate", {"config": str(preset), "load_path": str(tmp_path)}).class_ == "7"

@@ -58,4 +58,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     for k in known:
         by_lower.setdefault(k.lower(), k)
     match = difflib.get_close_matches(name.lower()[:LONGEST], by_lower, n=1, cutoff=0.6)
-    return f" Did you mean {by_lower[match[0]]}?" if match else ""
+    return f" Did you mean {by_lower[match[0]].removesuffix('_')}?" if match else ""  # class_ is typed as class
