@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -283,8 +284,9 @@ def test_tensorboard_has_the_record_and_the_weights_do_not_change(past, train):
     tensorboard_has_the_record(run)
     one, other = (checkpoints.read(folder / "last.pth")["net"] for folder in (past, run))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    train(f"--resume={run}", "--max-epoch=3")
-    train(f"--resume={run}", "--max-epoch=4")
+    for epochs in (3, 4):
+        time.sleep(1.1)  # TensorBoard reads files in the order of their seconds
+        train(f"--resume={run}", f"--max-epoch={epochs}")
     assert len(record(run, "epoch")) == 4
     tensorboard_has_the_record(run)
 
